@@ -1,0 +1,1 @@
+//! The virtio kernel and the small devices of Kiwi VMM: buses, interrupts, transports, queues.

@@ -1,0 +1,1 @@
+//! Finds a host's kernel, unpacks its vmlinux once and caches it.

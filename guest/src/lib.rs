@@ -1,0 +1,1 @@
+//! Builds the guest image: kernel, modules, initrd.

@@ -1,0 +1,1 @@
+//! Stands where qemu-kiwi stood under Kata Containers.

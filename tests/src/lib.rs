@@ -1,0 +1,1 @@
+//! Integration tests of Kiwi VMM and the harness they use.

@@ -1,0 +1,2 @@
+//! The project's own commands: boot, test, testbed, lint, matrix.
+fn main() {}

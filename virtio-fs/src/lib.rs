@@ -1,0 +1,1 @@
+//! virtio-fs over vhost-user.

@@ -1,0 +1,1 @@
+//! A virtual machine monitor for Linux sandboxes: library and binary.

@@ -1,0 +1,1 @@
+//! virtio-vsock over vhost-vsock.

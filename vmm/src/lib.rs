@@ -1,1 +1,4 @@
 //! A virtual machine monitor for Linux sandboxes: library and binary.
+
+pub mod config;
+pub mod exit;

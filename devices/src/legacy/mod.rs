@@ -1,0 +1,1 @@
+//! The PC's small devices that a Linux guest still looks for.

@@ -2,3 +2,9 @@
 
 pub mod config;
 pub mod exit;
+
+mod acpi;
+mod arch;
+mod boot;
+mod kvm;
+mod ram;

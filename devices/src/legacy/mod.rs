@@ -1,1 +1,3 @@
 //! The PC's small devices that a Linux guest still looks for.
+
+pub mod ports;

@@ -1,0 +1,105 @@
+//! The state in which a processor starts: long mode for the first, reset for the others.
+
+use kvm_bindings::{Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::layout;
+
+/// Intel SDM vol. 3A, 2.5: protection, numeric errors, paging, extension type.
+const CR0_PE_ET_NE_PG: u64 = 1 | 1 << 4 | 1 << 5 | 1 << 31;
+/// Physical address extension.
+const CR4_PAE: u64 = 1 << 5;
+/// Long mode enabled and active.
+const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
+/// Page table entry: present and writable; bit 7 makes it a 2 MiB page.
+const PRESENT_RW: u64 = 0b11;
+const HUGE: u64 = 1 << 7;
+
+/// Segment selectors the 64-bit boot protocol asks for (`__BOOT_CS` 0x10, `__BOOT_DS` 0x18).
+const GDT_ENTRIES: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+
+/// How the first processor enters the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// 64-bit boot protocol (Documentation/arch/x86/boot.rst): long mode, RSI points to the zero page.
+    Linux64 {
+        /// Address of the first instruction.
+        rip: u64,
+    },
+    /// PVH: 32-bit protected mode without paging, EBX points to `hvm_start_info`.
+    Pvh {
+        /// Address of the first instruction.
+        rip: u64,
+        /// Address of the start info.
+        start_info: u64,
+    },
+}
+
+/// Writes what [`Entry`] needs in guest memory besides the boot parameters: descriptor and page tables.
+pub(crate) fn write_tables(ram: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {
+    let gdt: Vec<u8> = GDT_ENTRIES.iter().flat_map(|e| e.to_le_bytes()).collect();
+    ram.write_slice(&gdt, GuestAddress(layout::GDT))?;
+    let (pml4, pdpt, pd) = (layout::PAGE_TABLES, layout::PAGE_TABLES + 0x1000, layout::PAGE_TABLES + 0x2000);
+    ram.write_obj(pdpt | PRESENT_RW, GuestAddress(pml4))?;
+    ram.write_obj(pd | PRESENT_RW, GuestAddress(pdpt))?;
+    // The first GiB, one to one: the kernel builds its own tables before it looks further.
+    let entries: Vec<u8> = (0..512u64).flat_map(|i| (i << 21 | HUGE | PRESENT_RW).to_le_bytes()).collect();
+    ram.write_slice(&entries, GuestAddress(pd))
+}
+
+fn flat(selector: u16, type_: u8, long: bool) -> kvm_segment {
+    kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector,
+        type_,
+        present: 1,
+        dpl: 0,
+        db: u8::from(!long),
+        s: 1,
+        l: u8::from(long),
+        g: 1,
+        ..Default::default()
+    }
+}
+
+/// Edits the system registers of the first processor for `entry`.
+pub(crate) fn set_sregs(sregs: &mut kvm_sregs, entry: Entry) {
+    let long = matches!(entry, Entry::Linux64 { .. });
+    sregs.cs = flat(0x10, 0xb, long);
+    let data = flat(0x18, 0x3, false);
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.tr = kvm_segment { limit: 0x67, type_: 0xb, present: 1, ..Default::default() };
+    sregs.gdt = kvm_dtable { base: layout::GDT, limit: 31, ..Default::default() };
+    sregs.idt = kvm_dtable::default();
+    if long {
+        sregs.cr3 = layout::PAGE_TABLES;
+        sregs.cr4 = CR4_PAE;
+        sregs.cr0 = CR0_PE_ET_NE_PG;
+        sregs.efer = EFER_LME_LMA;
+    } else {
+        sregs.cr0 = 1 | 1 << 4;
+        sregs.cr4 = 0;
+    }
+}
+
+/// The general registers of the first processor for `entry`.
+pub(crate) fn regs(entry: Entry) -> kvm_regs {
+    let flags = 2; // bit 1 always reads one
+    match entry {
+        Entry::Linux64 { rip } => {
+            kvm_regs { rip, rsi: layout::ZERO_PAGE, rflags: flags, ..Default::default() }
+        }
+        Entry::Pvh { rip, start_info } => {
+            kvm_regs { rip, rbx: start_info, rflags: flags, ..Default::default() }
+        }
+    }
+}
+
+/// Registers that firmware would have set: fast strings on, all memory write-back.
+pub(crate) fn boot_msrs() -> Option<Msrs> {
+    const IA32_MISC_ENABLE: u32 = 0x1a0;
+    const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
+    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    Msrs::from_entries(&[entry(IA32_MISC_ENABLE, 1), entry(IA32_MTRR_DEF_TYPE, 1 << 11 | 6)]).ok()
+}

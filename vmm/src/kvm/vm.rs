@@ -1,0 +1,131 @@
+//! One virtual machine: memory slots, interrupt controllers, doorbells.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{KvmError, Vcpu};
+
+/// A KVM virtual machine. Cheap to clone; the machine goes when the last clone and the last vCPU have gone.
+#[derive(Clone)]
+pub(crate) struct Vm {
+    pub(super) fd: Arc<VmFd>,
+    /// Slot numbers in use are `0..next`.
+    next_slot: Arc<Mutex<u32>>,
+}
+
+impl Vm {
+    /// Creates an empty machine.
+    pub(crate) fn new(kvm: &Kvm) -> Result<Self, KvmError> {
+        let fd = loop {
+            match kvm.create_vm() {
+                // The kernel gives up on a signal; nothing has happened yet.
+                Err(e) if e.errno() == libc::EINTR => {}
+                other => break other.map_err(KvmError::call("create a virtual machine"))?,
+            }
+        };
+        Ok(Self { fd: Arc::new(fd), next_slot: Arc::default() })
+    }
+
+    /// Makes every region of `ram` a memory slot.
+    pub(crate) fn map_ram(&self, ram: &GuestMemoryMmap) -> Result<(), KvmError> {
+        for region in ram.iter() {
+            let host = region
+                .get_host_address(MemoryRegionAddress(0))
+                .map_err(|_| KvmError::Lacks("host mapping of guest memory"))?;
+            self.add_slot(kvm_userspace_memory_region {
+                slot: 0,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: host as u64,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn add_slot(&self, mut region: kvm_userspace_memory_region) -> Result<(), KvmError> {
+        let mut next = self.next_slot.lock().unwrap_or_else(PoisonError::into_inner);
+        region.slot = *next;
+        debug_assert!(region.flags & !KVM_MEM_READONLY == 0);
+        // SAFETY: the region comes from a live mapping of guest memory, which the machine keeps until after the
+        // last vCPU has stopped; the guest can only reach the bytes of that mapping.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(KvmError::call("map guest memory"))?;
+        *next += 1;
+        Ok(())
+    }
+
+    /// Creates the PIC, the I/O APIC and, for every later vCPU, a local APIC.
+    pub(crate) fn create_irqchip(&self) -> Result<(), KvmError> {
+        self.fd.create_irq_chip().map_err(KvmError::call("create the interrupt controllers"))
+    }
+
+    /// Where Intel hosts keep the pages they need for real mode; ignored by others.
+    pub(crate) fn set_tss_address(&self, address: usize) -> Result<(), KvmError> {
+        self.fd.set_tss_address(address).map_err(KvmError::call("set the address of the task state segment"))
+    }
+
+    /// Lets the kernel collect guest writes to `len` ports from `port` on until the next exit. For index
+    /// registers, whose writes mean nothing until another register is touched. False: this host cannot.
+    pub(crate) fn coalesce_ports(&self, port: u16, len: u32) -> bool {
+        self.fd.check_extension(Cap::CoalescedPio)
+            && self.fd.register_coalesced_mmio(IoEventAddress::Pio(u64::from(port)), len).is_ok()
+    }
+
+    /// Creates processor `id`, which is also its APIC id.
+    pub(crate) fn create_vcpu(&self, id: u8) -> Result<Vcpu, KvmError> {
+        let fd = self.fd.create_vcpu(u64::from(id)).map_err(KvmError::call("create a vCPU"))?;
+        Ok(Vcpu::new(fd, id))
+    }
+}
+
+struct IoEvent {
+    vm: Arc<VmFd>,
+    event: EventFd,
+    at: DoorbellAddress,
+}
+
+impl Doorbell for IoEvent {}
+
+impl Drop for IoEvent {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure, and the machine's end undoes the registration anyway.
+        let _ = ioevent(&self.vm, &self.event, self.at, false);
+    }
+}
+
+fn ioevent(vm: &VmFd, event: &EventFd, at: DoorbellAddress, add: bool) -> Result<(), kvm_ioctls::Error> {
+    let addr = IoEventAddress::Mmio(at.mmio);
+    macro_rules! call {
+        ($value:expr) => {
+            if add {
+                vm.register_ioevent(event, &addr, $value)
+            } else {
+                vm.unregister_ioevent(event, &addr, $value)
+            }
+        };
+    }
+    match (at.value, at.len) {
+        (None, _) => call!(NoDatamatch),
+        #[allow(clippy::cast_possible_truncation)] // the width says how much of the value is compared
+        (Some(v), 1) => call!(v as u8),
+        #[allow(clippy::cast_possible_truncation)]
+        (Some(v), 2) => call!(v as u16),
+        #[allow(clippy::cast_possible_truncation)]
+        (Some(v), 4) => call!(v as u32),
+        (Some(v), _) => call!(v),
+    }
+}
+
+impl DoorbellSource for Vm {
+    fn register(&self, at: DoorbellAddress, event: &EventFd) -> io::Result<Box<dyn Doorbell>> {
+        let event = event.try_clone()?;
+        ioevent(&self.fd, &event, at, true).map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
+        Ok(Box::new(IoEvent { vm: self.fd.clone(), event, at }))
+    }
+}

@@ -1,0 +1,121 @@
+//! The mapping itself: over-reserve, align, map inside.
+#![allow(unsafe_code)] // mmap at a chosen address and raw regions over it
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::ptr;
+use std::sync::Arc;
+
+use vm_memory::{FileOffset, MmapRegion};
+
+/// Guest memory wants to start where a huge page does.
+const ALIGN: usize = 2 << 20;
+
+/// Owns the host addresses of guest memory and unmaps them when dropped.
+///
+/// Hazard: the regions made by [`Mapping::part`] do not keep it alive. Whoever holds it drops it last, when no
+/// vCPU runs, every device has stopped and KVM's slots are gone.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: *mut u8,
+    size: usize,
+    prot: i32,
+    flags: i32,
+    file: Option<Arc<File>>,
+}
+
+/// Maps `size` bytes, privately or from a fresh memfd, from huge pages or with a request for them.
+pub(super) fn map(size: usize, shared: bool, hugetlb: bool) -> io::Result<Mapping> {
+    let file = if shared { Some(Arc::new(memfd(size, hugetlb)?)) } else { None };
+    let base = reserve_aligned(size)?;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let mut flags = libc::MAP_FIXED | libc::MAP_NORESERVE;
+    flags |= if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
+    if hugetlb {
+        flags &= !libc::MAP_NORESERVE; // better refused here than killed by SIGBUS later
+        if !shared {
+            flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
+        }
+    }
+    let fd = file.as_ref().map_or(-1, |f| f.as_raw_fd());
+    // SAFETY: MAP_FIXED replaces our own reservation of exactly these addresses and nothing else.
+    let got = unsafe { libc::mmap(base.cast(), size, prot, flags, fd, 0) };
+    if got == libc::MAP_FAILED {
+        let error = io::Error::last_os_error();
+        // SAFETY: the reservation is ours, and nothing points into it yet.
+        unsafe { libc::munmap(base.cast(), size) };
+        return Err(error);
+    }
+    if !hugetlb {
+        // SAFETY: advice about our own mapping. A host without huge pages refuses, which costs only speed.
+        unsafe { libc::madvise(got, size, libc::MADV_HUGEPAGE) };
+    }
+    // SAFETY: likewise. Guest memory has no place in a core dump of the VMM.
+    unsafe { libc::madvise(got, size, libc::MADV_DONTDUMP) };
+    Ok(Mapping { base, size, prot, flags: flags & !libc::MAP_FIXED, file })
+}
+
+// SAFETY: the pointer is an address range owned by this value; nothing is read or written through it here.
+unsafe impl Send for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours; by this type's contract nobody uses the regions over it any more.
+        unsafe { libc::munmap(self.base.cast(), self.size) };
+    }
+}
+
+impl Mapping {
+    /// A view of `len` bytes from `offset` on; `None` past the end.
+    pub(super) fn part(&self, offset: u64, len: u64) -> Option<MmapRegion> {
+        let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
+        if offset.checked_add(len)? > self.size {
+            return None;
+        }
+        let mut builder = vm_memory::mmap::MmapRegionBuilder::new(len)
+            .with_mmap_prot(self.prot)
+            .with_mmap_flags(self.flags);
+        if let Some(file) = &self.file {
+            builder = builder.with_file_offset(FileOffset::from_arc(file.clone(), offset as u64));
+        }
+        // SAFETY: the range was just checked to lie inside the mapping, which outlives its views by contract.
+        unsafe { builder.with_raw_mmap_pointer(self.base.add(offset)) }.build().ok()
+    }
+}
+
+fn reserve_aligned(size: usize) -> io::Result<*mut u8> {
+    let padded = size.checked_add(ALIGN).ok_or(io::ErrorKind::OutOfMemory)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a fresh reservation without access, at an address the kernel chooses.
+    let start = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let head = start.cast::<u8>().align_offset(ALIGN);
+    // SAFETY: both spans are the unused ends of the reservation made above; `head` is at most ALIGN - 1.
+    unsafe {
+        let base = start.cast::<u8>().add(head);
+        if head > 0 {
+            libc::munmap(start, head);
+        }
+        libc::munmap(base.add(size).cast(), ALIGN - head);
+        Ok(base)
+    }
+}
+
+fn memfd(size: usize, hugetlb: bool) -> io::Result<File> {
+    let mut flags = libc::MFD_CLOEXEC;
+    if hugetlb {
+        flags |= libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;
+    }
+    // SAFETY: the name is a C string; the call gives a new descriptor or an error.
+    let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and ours alone.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size as u64)?;
+    Ok(file)
+}

@@ -1,10 +1,23 @@
 //! A virtual machine monitor for Linux sandboxes: library and binary.
 
-pub mod config;
-pub mod exit;
-
 mod acpi;
 mod arch;
 mod boot;
+mod builder;
+pub mod config;
+pub mod exit;
 mod kvm;
+mod machine;
+mod plug;
 mod ram;
+mod running;
+mod vcpu;
+
+pub use boot::BootError;
+pub use builder::{BuildError, VmBuilder};
+pub use config::VmConfig;
+pub use exit::Exit;
+pub use kvm::KvmError;
+pub use machine::Machine;
+pub use ram::RamError;
+pub use running::{Failure, RunningVm, VmHandle};

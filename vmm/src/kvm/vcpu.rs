@@ -19,8 +19,6 @@ pub(crate) enum VmExit<'a> {
     MmioRead { addr: u64, data: &'a mut [u8] },
     /// The guest writes memory-mapped registers.
     MmioWrite { addr: u64, data: &'a [u8] },
-    /// A kick, or a signal.
-    Interrupted,
     /// The processor halted for good (only without an in-kernel APIC).
     Halted,
     /// Triple fault, or a machine-level shutdown.
@@ -103,21 +101,21 @@ impl Vcpu {
         self.fd.map_coalesced_mmio_ring().is_ok()
     }
 
-    /// Runs the guest until something needs us.
-    pub(crate) fn run(&mut self) -> Result<VmExit<'_>, KvmError> {
+    /// Runs the guest until something needs us; false: only a kick or a signal did.
+    pub(crate) fn run(&mut self) -> Result<bool, KvmError> {
         // kvm-ioctls decodes exits too, but hides the element size of string I/O, which a device must see.
         match self.fd.run() {
-            Ok(_) => {}
+            Ok(_) => Ok(true),
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
                 self.fd.set_kvm_immediate_exit(0);
-                return Ok(VmExit::Interrupted);
+                Ok(false)
             }
-            Err(e) => return Err(KvmError::call("run the vCPU")(e)),
+            Err(e) => Err(KvmError::call("run the vCPU")(e)),
         }
-        Ok(self.decode())
     }
 
-    fn decode(&mut self) -> VmExit<'_> {
+    /// What the last [`Vcpu::run`] came back for.
+    pub(crate) fn exit(&mut self) -> VmExit<'_> {
         let run = self.fd.get_kvm_run();
         match run.exit_reason {
             KVM_EXIT_IO => decode_io(run),

@@ -1,0 +1,130 @@
+//! Building a machine, step by step, from its configuration.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use vm_memory::GuestMemoryMmap;
+
+use crate::acpi::{self, Described};
+use crate::arch::{cpuid, layout, regs};
+use crate::boot::{self, BootError, BootFiles, Booted, cmdline};
+use crate::config::VmConfig;
+use crate::kvm::{self, KvmError, Vcpu, Vm};
+use crate::machine::{Kept, Machine};
+use crate::ram::{self, RamError};
+use crate::vcpu::{Buses, Control, Runner};
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A boot file is missing or no good.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// KVM is missing or refused.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The host has no memory to give.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// The host refused something small.
+    #[error("the host refused to {what}: {source}")]
+    Host {
+        /// What was being done, as a verb phrase.
+        what: &'static str,
+        /// What the host answered.
+        source: std::io::Error,
+    },
+    /// Two devices want one address: a bug of ours.
+    #[error(transparent)]
+    Bus(#[from] devices::bus::BusError),
+}
+
+impl BuildError {
+    pub(crate) fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+}
+
+/// Makes a [`Machine`] from a configuration.
+pub struct VmBuilder {
+    config: VmConfig,
+}
+
+impl From<VmConfig> for VmBuilder {
+    fn from(config: VmConfig) -> Self {
+        Self { config }
+    }
+}
+
+impl VmBuilder {
+    /// Builds and wires the machine; nothing of the guest has run when it returns.
+    pub fn build(self) -> Result<Machine, BuildError> {
+        let config = self.config;
+        let files = open_files(&config)?;
+        let kvm = kvm::open()?;
+        let vm = Vm::new(&kvm)?;
+        let (ram, mapping) = ram::map(&config.memory)?;
+        // Memory before the interrupt controllers: with an APIC present every slot change waits for readers.
+        vm.map_ram(&ram)?;
+        vm.create_irqchip()?;
+        vm.set_tss_address(layout::TSS)?;
+        let Booted { entry, copied } = boot::load(&ram, config.memory.size, &files)?;
+        let control = Arc::new(Control::new().map_err(BuildError::host("make an eventfd"))?);
+        let buses = Buses::default();
+        let described = crate::plug::attach(&config, &vm, &buses, &control)?;
+        acpi::write(&ram, &described).map_err(BootError::Memory)?;
+        let vcpus = vcpus(&kvm, &vm, config.cpus.boot, entry)?;
+        let coalesced = crate::plug::COALESCED.iter().all(|port| vm.coalesce_ports(*port, 1));
+        let coalesced = coalesced.then(|| Arc::new(Mutex::new(())));
+        let runners = vcpus
+            .into_iter()
+            .map(|mut vcpu| Runner {
+                coalesced: coalesced.clone().filter(|_| vcpu.map_coalesced()),
+                vcpu,
+                buses: buses.clone(),
+                control: control.clone(),
+            })
+            .collect();
+        let kept = Kept { buses, vm, ram, mapping };
+        Ok(Machine { runners, control, thread_start: Arc::new(|| Ok(())), kept, copied })
+    }
+}
+
+fn open_files(config: &VmConfig) -> Result<BootFiles, BuildError> {
+    let open = |what, path: &Path| -> Result<(File, PathBuf), BuildError> {
+        File::open(path)
+            .map(|f| (f, path.to_owned()))
+            .map_err(|source| BootError::Read { what, path: path.to_owned(), source }.into())
+    };
+    Ok(BootFiles {
+        kernel: open("kernel", &config.boot.kernel)?,
+        initrd: config.boot.initrd.as_deref().map(|p| open("initrd", p)).transpose()?,
+        cmdline: config.boot.cmdline.clone().unwrap_or_else(|| cmdline::DEFAULT.to_owned()),
+    })
+}
+
+fn vcpus(kvm: &kvm_ioctls::Kvm, vm: &Vm, count: u8, entry: regs::Entry) -> Result<Vec<Vcpu>, BuildError> {
+    let supported = kvm
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(KvmError::call("list the CPUID it supports"))?;
+    let tsc_deadline = kvm.check_extension(kvm_ioctls::Cap::TscDeadlineTimer);
+    (0..count)
+        .map(|id| {
+            let vcpu = vm.create_vcpu(id)?;
+            let facts = cpuid::Facts { cpus: count, tsc_deadline, tsc_khz: vcpu.tsc_khz() };
+            let table = cpuid::filter(&supported, id, facts)
+                .map_err(|_| KvmError::Lacks("room for this processor's CPUID"))?;
+            vcpu.set_cpuid(&table)?;
+            if id == 0 {
+                // The others wait for the first one's INIT and SIPI, in the state reset leaves them in.
+                vcpu.edit_sregs(|sregs| regs::set_sregs(sregs, entry))?;
+                vcpu.set_regs(&regs::regs(entry))?;
+            }
+            if let Some(msrs) = regs::boot_msrs() {
+                vcpu.set_msrs(&msrs)?;
+            }
+            Ok(vcpu)
+        })
+        .collect()
+}

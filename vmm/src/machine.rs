@@ -1,0 +1,50 @@
+//! A machine that is built and wired, but does not run yet.
+
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryMmap;
+
+use crate::kvm::{StatsReader, Vm, install_kick_handler};
+use crate::ram::Mapping;
+use crate::running::{Failure, RunningVm};
+use crate::vcpu::{Buses, Control, Runner, ThreadStart};
+
+/// Everything is in place; [`Machine::start`] lets the guest run.
+pub struct Machine {
+    pub(crate) runners: Vec<Runner>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) thread_start: ThreadStart,
+    pub(crate) kept: Kept,
+    /// Bytes copied from files to guest memory.
+    pub(crate) copied: u64,
+}
+
+/// What lives as long as the machine. Freed in the order of the fields: memory goes last.
+pub(crate) struct Kept {
+    pub(crate) buses: Buses,
+    pub(crate) vm: Vm,
+    pub(crate) ram: GuestMemoryMmap,
+    pub(crate) mapping: Mapping,
+}
+
+impl Machine {
+    /// Starts the vCPUs.
+    pub fn start(self) -> Result<RunningVm, Failure> {
+        install_kick_handler()?;
+        let threads: Result<Vec<_>, _> =
+            self.runners.into_iter().map(|r| r.spawn(self.thread_start.clone())).collect();
+        match threads {
+            Ok(threads) => Ok(RunningVm::new(self.control, threads, self.kept)),
+            Err(e) => {
+                // Threads that did start are parked on the control, and leave.
+                self.control.finish(crate::exit::Exit::Stopped);
+                Err(Failure::Thread(e.to_string()))
+            }
+        }
+    }
+
+    /// Readers of each vCPU's counters, for a report.
+    pub(crate) fn stats(&self) -> Vec<StatsReader> {
+        self.runners.iter().filter_map(|r| r.vcpu.stats()).collect()
+    }
+}

@@ -1,0 +1,127 @@
+//! A machine that runs: a handle to command it, and a wait for its end.
+
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use crate::exit::Exit;
+use crate::kvm::KvmError;
+use crate::machine::Kept;
+use crate::vcpu::{Control, Next, RunningVcpu};
+
+/// Why a machine could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// KVM refused to run a vCPU.
+    #[error(transparent)]
+    Vcpu(#[from] KvmError),
+    /// KVM stopped with a reason that nothing can be done about.
+    #[error("KVM cannot go on with a vCPU: exit reason {reason}, detail {detail:#x}")]
+    Kvm {
+        /// KVM_EXIT_* number.
+        reason: u32,
+        /// Sub-code of the reason.
+        detail: u64,
+    },
+    /// A thread could not be set up.
+    #[error("a thread could not be set up: {0}")]
+    Thread(String),
+    /// The wait itself failed.
+    #[error("waiting for the machine's end failed: {0}")]
+    Wait(#[from] std::io::Error),
+}
+
+/// A machine whose vCPUs run. Dropping it ends the machine.
+pub struct RunningVm {
+    handle: VmHandle,
+    /// Freed in order: devices, memory, after the vCPUs have been joined.
+    kept: Option<Kept>,
+}
+
+/// Commands a running machine from any thread; stays valid, without effect, after its end.
+#[derive(Clone)]
+pub struct VmHandle {
+    control: Arc<Control>,
+    vcpus: Arc<Mutex<Vec<RunningVcpu>>>,
+}
+
+impl VmHandle {
+    /// Has every vCPU leave the guest and wait. Returns when the order stands; a vCPU may finish an exit it is in.
+    pub fn pause(&self) {
+        self.control.order(Next::Pause);
+        self.kick();
+    }
+
+    /// Lets the vCPUs go on.
+    pub fn resume(&self) {
+        self.control.order(Next::Run);
+    }
+
+    /// Ends the machine, as pulling the plug does.
+    pub fn stop(&self) {
+        self.end(Exit::Stopped);
+    }
+
+    pub(crate) fn end(&self, exit: Exit) {
+        self.control.finish(exit);
+        self.kick();
+    }
+
+    fn kick(&self) {
+        for vcpu in self.vcpus.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            vcpu.kick();
+        }
+    }
+}
+
+impl RunningVm {
+    pub(crate) fn new(control: Arc<Control>, vcpus: Vec<RunningVcpu>, kept: Kept) -> Self {
+        control.order(Next::Run);
+        Self { handle: VmHandle { control, vcpus: Arc::new(Mutex::new(vcpus)) }, kept: Some(kept) }
+    }
+
+    /// A handle to command the machine with.
+    pub fn handle(&self) -> VmHandle {
+        self.handle.clone()
+    }
+
+    /// Becomes readable when the machine has ended.
+    pub fn ended(&self) -> &vmm_sys_util::eventfd::EventFd {
+        self.handle.control.ended()
+    }
+
+    /// Waits for the machine's end, frees all it had, and tells how it ended.
+    pub fn wait(mut self) -> Result<Exit, Failure> {
+        let epoll = Epoll::new()?;
+        let ended = self.ended().as_raw_fd();
+        epoll.ctl(ControlOperation::Add, ended, EpollEvent::new(EventSet::IN, 0))?;
+        while let Err(e) = epoll.wait(-1, &mut [EpollEvent::default()]) {
+            if e.kind() != std::io::ErrorKind::Interrupted {
+                return Err(Failure::Wait(e));
+            }
+        }
+        self.tear_down();
+        let outcome = self.handle.control.take_outcome().unwrap_or(Ok(Exit::Stopped))?;
+        Ok(match outcome {
+            Exit::Shutdown { .. } => Exit::Shutdown { guest_status: self.handle.control.guest_status() },
+            other => other,
+        })
+    }
+
+    fn tear_down(&mut self) {
+        self.handle.kick();
+        let mut vcpus =
+            std::mem::take(&mut *self.handle.vcpus.lock().unwrap_or_else(PoisonError::into_inner));
+        vcpus.iter_mut().for_each(RunningVcpu::join);
+        drop(vcpus);
+        self.kept = None;
+    }
+}
+
+impl Drop for RunningVm {
+    fn drop(&mut self) {
+        self.handle.control.finish(Exit::Stopped);
+        self.tear_down();
+    }
+}

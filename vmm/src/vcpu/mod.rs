@@ -1,0 +1,140 @@
+//! A vCPU's thread: run the guest, serve its exits, obey the machine.
+//!
+//! 1. The thread starts parked on its [`Control`] and enters the guest when the machine runs.
+//! 2. Each exit goes to one device on one bus, with no lock held but that device's.
+//! 3. A kick brings the thread back here; what to do next stands in the [`Control`].
+//! 4. The thread ends when the machine has ended, for whatever reason; it never ends the process.
+
+mod control;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use devices::bus::Bus;
+
+pub(crate) use control::{Control, Next};
+
+use crate::kvm::{Kicker, Vcpu, VmExit};
+use crate::running::Failure;
+
+/// The two address spaces of the machine.
+#[derive(Clone, Default)]
+pub(crate) struct Buses {
+    /// Ports.
+    pub(crate) pio: Bus,
+    /// Memory-mapped registers.
+    pub(crate) mmio: Bus,
+}
+
+/// The ring of collected port writes is one for all vCPUs, so draining it takes turns.
+pub(crate) type CoalescedTurn = Arc<Mutex<()>>;
+
+/// A vCPU with all it needs to run.
+pub(crate) struct Runner {
+    pub(crate) vcpu: Vcpu,
+    pub(crate) buses: Buses,
+    pub(crate) control: Arc<Control>,
+    /// Present where the kernel collects writes to index registers.
+    pub(crate) coalesced: Option<CoalescedTurn>,
+}
+
+/// What a vCPU's thread does first, for example confining itself to its system calls.
+pub(crate) type ThreadStart = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+impl Runner {
+    /// Starts the thread; it waits for the machine to run.
+    pub(crate) fn spawn(self, first: ThreadStart) -> io::Result<RunningVcpu> {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name(format!("vcpu{}", self.vcpu.id())).spawn(move || {
+            let mut runner = self;
+            runner.vcpu.bind_to_thread();
+            // The receiver is gone only if the spawning thread is.
+            let _ = tell.send(Kicker::this_thread());
+            if let Err(why) = first() {
+                return runner.control.fail(Failure::Thread(why));
+            }
+            runner.run();
+        })?;
+        let kicker = told.recv().map_err(io::Error::other)?;
+        Ok(RunningVcpu { thread: Some(thread), kicker })
+    }
+
+    fn run(&mut self) {
+        while self.control.wait_until_running() == Next::Run {
+            match self.step() {
+                Ok(()) => {}
+                Err(failure) => return self.control.fail(failure),
+            }
+        }
+    }
+
+    /// One trip into the guest and what it came back for.
+    fn step(&mut self) -> Result<(), Failure> {
+        if !self.vcpu.run()? {
+            return Ok(());
+        }
+        if let Some(turn) = &self.coalesced {
+            // Collected writes came before what we are back for, so they are served before it.
+            drain(&mut self.vcpu, &self.buses.pio, turn);
+        }
+        Self::serve(self.vcpu.exit(), &self.buses, &self.control)
+    }
+
+    fn serve(exit: VmExit<'_>, buses: &Buses, control: &Control) -> Result<(), Failure> {
+        match exit {
+            VmExit::PortIn { port, size, data } => {
+                data.chunks_mut(size).for_each(|element| {
+                    buses.pio.read(u64::from(port), element);
+                });
+            }
+            VmExit::PortOut { port, size, data } => {
+                data.chunks(size).for_each(|element| {
+                    buses.pio.write(u64::from(port), element);
+                });
+            }
+            VmExit::MmioRead { addr, data } => {
+                buses.mmio.read(addr, data);
+            }
+            VmExit::MmioWrite { addr, data } => {
+                buses.mmio.write(addr, data);
+            }
+            VmExit::TripleFault => control.finish(crate::exit::Exit::TripleFault),
+            VmExit::Halted => control.finish(crate::exit::Exit::Shutdown { guest_status: None }),
+            VmExit::Failed { reason, detail } => return Err(Failure::Kvm { reason, detail }),
+        }
+        Ok(())
+    }
+}
+
+fn drain(vcpu: &mut Vcpu, pio: &Bus, turn: &CoalescedTurn) {
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some((port, data, len)) = vcpu.next_coalesced() {
+        if let Some(data) = data.get(..len) {
+            pio.write(u64::from(port), data);
+        }
+    }
+}
+
+/// A vCPU on its thread.
+pub(crate) struct RunningVcpu {
+    thread: Option<JoinHandle<()>>,
+    kicker: Kicker,
+}
+
+impl RunningVcpu {
+    /// Brings the vCPU out of the guest, to look at its [`Control`].
+    pub(crate) fn kick(&self) {
+        if self.thread.as_ref().is_some_and(|t| !t.is_finished()) {
+            self.kicker.kick();
+        }
+    }
+
+    /// Waits for the thread's end; the machine must have ended.
+    pub(crate) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported by the hook already.
+            let _ = thread.join();
+        }
+    }
+}

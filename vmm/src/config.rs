@@ -3,9 +3,14 @@
 //! Text (flags, JSON) becomes a [`VmConfig`] in the command line's own module; rules are checked in one place
 //! before anything is built. Every field has a default, so `VmConfig::default()` plus a kernel is a machine.
 
+mod file;
+mod size;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use file::{FileError, read};
 
 /// A whole machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +32,9 @@ pub struct VmConfig {
     pub transport: Transport,
     /// Whether each thread confines itself to the system calls it needs.
     pub seccomp: SeccompMode,
+    /// Seconds without a sign of life (console byte, boot mark) before init runs its command, after which the
+    /// machine is ended and the boot doctor is asked; 0 for no limit.
+    pub silence: u32,
 }
 
 /// Kernel, initrd and command line.
@@ -47,11 +55,13 @@ pub struct BootConfig {
 pub struct CpusConfig {
     /// CPUs present at boot, 1 to 32.
     pub boot: u8,
+    /// CPUs there may ever be; absent means `boot`.
+    pub max: Option<u8>,
 }
 
 impl Default for CpusConfig {
     fn default() -> Self {
-        Self { boot: 1 }
+        Self { boot: 1, max: None }
     }
 }
 
@@ -59,7 +69,8 @@ impl Default for CpusConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// Size in bytes, a multiple of 4096, at least 64 MiB.
+    /// Size in bytes, a multiple of 4096, at least 64 MiB. JSON may say it in words: "2G".
+    #[serde(deserialize_with = "size::deserialize")]
     pub size: u64,
     /// Backed by a memfd that other processes can map (vhost-user needs it).
     pub shared: bool,

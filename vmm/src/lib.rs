@@ -6,10 +6,12 @@ mod boot;
 mod builder;
 pub mod config;
 pub mod exit;
+pub mod grammar;
 mod kvm;
 mod machine;
 mod plug;
 mod ram;
+pub mod report;
 mod running;
 mod vcpu;
 

@@ -1,18 +1,41 @@
 //! The `vmm` binary.
-fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    let mut c = vmm::VmConfig::default();
-    c.boot.kernel = a[1].clone().into();
-    if a[2] != "-" {
-        c.boot.initrd = Some(a[2].clone().into());
+
+mod cli;
+
+use std::process::ExitCode;
+
+use cli::{Invocation, Run};
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()) {
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Run(run)) => boot(*run),
+        Err(e) => {
+            eprintln!("vmm: {e}");
+            ExitCode::from(vmm::exit::status::USAGE)
+        }
     }
-    c.cpus.boot = a[3].parse().unwrap();
-    c.memory.size = a[4].parse::<u64>().unwrap() << 20;
-    c.transport = if a[5] == "pci" { vmm::config::Transport::Pci } else { vmm::config::Transport::Mmio };
-    if a.len() > 6 {
-        c.boot.cmdline = Some(a[6].clone());
+}
+
+fn boot(run: Run) -> ExitCode {
+    if run.dry_run {
+        println!("{}", serde_json::to_string_pretty(&run.config).unwrap_or_default());
+        return ExitCode::SUCCESS;
     }
-    let m = vmm::VmBuilder::from(c).build().unwrap();
-    let e = m.start().unwrap().wait();
-    println!("{e:?}");
+    let exit = vmm::VmBuilder::from(run.config)
+        .build()
+        .map_err(|e| e.to_string())
+        .and_then(|m| m.start().map_err(|e| e.to_string()))
+        .and_then(|r| r.wait().map_err(|e| e.to_string()));
+    match exit {
+        Ok(vmm::Exit::Shutdown { guest_status: Some(status) }) if run.guest_status => ExitCode::from(status),
+        Ok(exit) => ExitCode::from(exit.status()),
+        Err(e) => {
+            eprintln!("vmm: {e}");
+            ExitCode::from(vmm::exit::status::BUG)
+        }
+    }
 }

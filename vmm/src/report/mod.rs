@@ -1,0 +1,5 @@
+//! The boot report: what a boot did, when, and at what price.
+
+mod request;
+
+pub use request::Request;

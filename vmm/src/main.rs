@@ -1,41 +1,59 @@
-//! The `vmm` binary.
+//! The `vmm` binary: words to a configuration, a configuration to a machine, its end to an exit status.
 
+mod bug;
 mod cli;
+mod log;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use cli::{Invocation, Run};
+use vmm::{Error, Exit, VmBuilder, validate};
 
 fn main() -> ExitCode {
-    match cli::parse(std::env::args_os()) {
-        Ok(Invocation::Print(text)) => {
-            print!("{text}");
-            ExitCode::SUCCESS
+    // INTERIM: vmm::terminal::restore, once it is there.
+    bug::report_panics(|| {});
+    let status = invoke().unwrap_or_else(|error| {
+        for line in vmm::sentence(&error).lines() {
+            eprintln!("vmm: {line}");
         }
-        Ok(Invocation::Run(run)) => boot(*run),
-        Err(e) => {
-            eprintln!("vmm: {e}");
-            ExitCode::from(vmm::exit::status::USAGE)
+        error.status()
+    });
+    ExitCode::from(status)
+}
+
+fn invoke() -> Result<u8, Error> {
+    match cli::parse(std::env::args_os()).map_err(usage)? {
+        Invocation::Print(text) => Ok(print(&text)),
+        Invocation::Run(run) => {
+            log::start(&run.log).map_err(usage)?;
+            validate::check(&run.config)?;
+            if run.dry_run { dry_run(&run) } else { boot(*run) }
         }
     }
 }
 
-fn boot(run: Run) -> ExitCode {
-    if run.dry_run {
-        println!("{}", serde_json::to_string_pretty(&run.config).unwrap_or_default());
-        return ExitCode::SUCCESS;
-    }
-    let exit = vmm::VmBuilder::from(run.config)
-        .build()
-        .map_err(|e| e.to_string())
-        .and_then(|m| m.start().map_err(|e| e.to_string()))
-        .and_then(|r| r.wait().map_err(|e| e.to_string()));
-    match exit {
-        Ok(vmm::Exit::Shutdown { guest_status: Some(status) }) if run.guest_status => ExitCode::from(status),
-        Ok(exit) => ExitCode::from(exit.status()),
-        Err(e) => {
-            eprintln!("vmm: {e}");
-            ExitCode::from(vmm::exit::status::BUG)
-        }
-    }
+fn usage(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Usage(error.into())
+}
+
+/// A reader that went away is no error of ours.
+fn print(text: &str) -> u8 {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    vmm::exit::status::SHUTDOWN
+}
+
+fn dry_run(run: &Run) -> Result<u8, Error> {
+    validate::kvm()?;
+    let mut text = serde_json::to_string_pretty(&run.config).map_err(usage)?;
+    text.push('\n');
+    Ok(print(&text))
+}
+
+fn boot(run: Run) -> Result<u8, Error> {
+    let exit = VmBuilder::from(run.config).build()?.start()?.wait()?;
+    Ok(match exit {
+        Exit::Shutdown { guest_status: Some(status) } if run.guest_status => status,
+        exit => exit.status(),
+    })
 }

@@ -37,7 +37,7 @@ impl Pairs {
     /// A first element without a value is taken as the value of `key`: `2G` for `size=2G`.
     pub fn name_bare_first(&mut self, key: &str) {
         if let Some((first, value @ None)) = self.left.first_mut()
-            && first.starts_with(|c: char| c.is_ascii_digit())
+            && first.starts_with(|c: char| c.is_ascii_digit() || c == '-')
         {
             *value = Some(std::mem::replace(first, key.to_owned()));
         }

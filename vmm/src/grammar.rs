@@ -110,7 +110,7 @@ const RNG: &str = "on, off or src=PATH";
 /// An unknown, repeated or empty key, or a value that is not a small number.
 pub fn cpus(text: &str, into: &mut CpusConfig) -> Result<(), GrammarError> {
     let mut pairs = Pairs::parse("cpus", text, CPUS)?;
-    pairs.name_bare_first("boot");
+    pairs.name_bare_first(&["boot", "max"]);
     if let Some(count) = pairs.take("boot", COUNT)? {
         into.boot = pairs.value("boot", &count, COUNT, count.parse().ok())?;
         // A file's limit goes with the file's number; a new number begins anew.
@@ -128,7 +128,7 @@ pub fn cpus(text: &str, into: &mut CpusConfig) -> Result<(), GrammarError> {
 /// An unknown, repeated or empty key, a size or a switch that is none.
 pub fn memory(text: &str, into: &mut MemoryConfig) -> Result<(), GrammarError> {
     let mut pairs = Pairs::parse("memory", text, MEMORY)?;
-    pairs.name_bare_first("size");
+    pairs.name_bare_first(&["size", "shared", "hugepages"]);
     if let Some(value) = pairs.take("size", SIZE)? {
         into.size = pairs.value("size", &value, SIZE, size(&value))?;
     }

@@ -1,7 +1,7 @@
 //! A flag's value as keys and values.
 
 use super::GrammarError;
-use super::words::nearest;
+use super::words::{Hint, nearest};
 
 /// The elements of `key=value,word,key="a,b"`, each to be taken once.
 ///
@@ -34,12 +34,13 @@ impl Pairs {
         Ok(Self { flag, left })
     }
 
-    /// A first element without a value is taken as the value of `key`: `2G` for `size=2G`.
-    pub fn name_bare_first(&mut self, key: &str) {
-        if let Some((first, value @ None)) = self.left.first_mut()
-            && first.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+    /// A first element without a value is taken as the value of the first of the `known` keys: `2G` for
+    /// `size=2G`. One that looks like a key mistyped stays what it is.
+    pub fn name_bare_first(&mut self, known: &[&'static str]) {
+        if let (Some((first, value @ None)), Some(key)) = (self.left.first_mut(), known.first())
+            && matches!(nearest(first, known), Hint::Known(_))
         {
-            *value = Some(std::mem::replace(first, key.to_owned()));
+            *value = Some(std::mem::replace(first, (*key).to_owned()));
         }
     }
 

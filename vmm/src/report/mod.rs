@@ -2,11 +2,12 @@
 //!
 //! 1. A [`Recorder`] goes with the machine. Who passes a [`Milestone`] calls [`Recorder::reach`], on any thread.
 //! 2. At the end [`Recorder::finish`] makes a [`Report`] of it, which [`deliver`] writes as text, JSON or SVG.
-
+//! 3. When a boot ended badly, the [`doctor`] is asked about it.
 //!
 //! Contract: without a report asked for, a milestone is one atomic store, so that the doctor knows how far a boot
 //! came; no clock is read and nothing is counted.
 
+pub mod doctor;
 mod exits;
 mod memory;
 mod milestone;

@@ -173,4 +173,6 @@ fn path(matches: &ArgMatches, id: &str) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
+mod manual;
+#[cfg(test)]
 mod tests;

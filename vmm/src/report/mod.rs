@@ -13,6 +13,7 @@ mod memory;
 mod milestone;
 mod recorder;
 mod request;
+mod silence;
 mod summary;
 mod svg;
 mod text;
@@ -26,6 +27,7 @@ pub use memory::{Beside, beside};
 pub use milestone::Milestone;
 pub use recorder::{Counters, Recorder};
 pub use request::Request;
+pub use silence::{Silence, Verdict};
 pub use summary::{Reached, Report, Span};
 
 /// Why a report could not be handed over.

@@ -10,24 +10,37 @@ const LINE: usize = 200;
 
 /// The last few KiB of what a guest wrote to a console. Clones are the same tail.
 #[derive(Clone, Debug, Default)]
-pub struct Tail(Arc<Mutex<VecDeque<u8>>>);
+pub struct Tail(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: VecDeque<u8>,
+    /// Bytes ever pushed.
+    written: u64,
+}
 
 impl Tail {
     /// Adds what the guest wrote. Whether these are the first bytes ever is the answer.
     pub fn push(&self, bytes: &[u8]) -> bool {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = kept.is_empty() && !bytes.is_empty();
+        let first = kept.written == 0 && !bytes.is_empty();
+        kept.written += bytes.len() as u64;
         let newest = bytes.get(bytes.len().saturating_sub(KEPT)..).unwrap_or_default();
         // At most all that is kept, for `newest` alone is never too much.
-        let surplus = (kept.len() + newest.len()).saturating_sub(KEPT);
-        kept.drain(..surplus);
-        kept.extend(newest);
+        let surplus = (kept.bytes.len() + newest.len()).saturating_sub(KEPT);
+        kept.bytes.drain(..surplus);
+        kept.bytes.extend(newest);
         first
     }
 
     /// A copy of what is kept.
     pub fn bytes(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes.iter().copied().collect()
+    }
+
+    /// How many bytes the guest ever wrote.
+    pub fn written(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).written
     }
 }
 

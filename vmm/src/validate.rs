@@ -35,9 +35,17 @@ pub enum Invalid {
 /// # Errors
 /// All faults of the first phase that has any.
 pub fn check(config: &VmConfig) -> Result<(), Invalid> {
-    none_of(machine::RULES.iter().filter_map(|rule| rule(config)).collect(), Invalid::Config)?;
+    rules(config)?;
     none_of(files::faults(config), Invalid::Files)?;
     none_of(host::RULES.iter().filter_map(|rule| rule(config)).collect(), Invalid::Host)
+}
+
+/// The first phase of [`check`] alone: the configuration by itself, without a look at the host.
+///
+/// # Errors
+/// All faults of the configuration.
+pub fn rules(config: &VmConfig) -> Result<(), Invalid> {
+    none_of(machine::RULES.iter().filter_map(|rule| rule(config)).collect(), Invalid::Config)
 }
 
 fn none_of<T>(faults: Vec<T>, or: fn(Vec<T>) -> Invalid) -> Result<(), Invalid> {

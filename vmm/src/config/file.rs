@@ -53,25 +53,30 @@ pub enum FileError {
 /// See [`FileError`]. A FIFO is refused, not waited for.
 pub fn read(path: &Path) -> Result<VmConfig, FileError> {
     let fail = |why| FileError::Read { path: path.to_owned(), why };
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
-    if !file.metadata().map_err(fail)?.is_file() {
+    // Looked at before it is opened, for opening a device may do something.
+    if !std::fs::metadata(path).map_err(fail)?.is_file() {
         return Err(FileError::Kind { path: path.to_owned() });
     }
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
     let mut text = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(fail)?;
     if text.len() as u64 > MAX_BYTES {
         return Err(FileError::TooLarge { path: path.to_owned() });
     }
-    parse(&text).map_err(|e| FileError::Content {
+    parse(&text, path)
+}
+
+/// Understands `text` as the configuration in the file `path`, which is only named.
+///
+/// # Errors
+/// [`FileError::Content`].
+pub fn parse(text: &[u8], path: &Path) -> Result<VmConfig, FileError> {
+    serde_json::from_slice(text).map_err(|e| FileError::Content {
         path: path.to_owned(),
         line: e.line(),
         column: e.column(),
         why: sentence(&e),
     })
-}
-
-fn parse(text: &[u8]) -> serde_json::Result<VmConfig> {
-    serde_json::from_slice(text)
 }
 
 /// serde_json's message, without its place and in this program's words.
@@ -96,6 +101,10 @@ mod tests {
     use super::*;
     use crate::config::{ConsoleTarget, Transport};
 
+    fn understood(text: &[u8]) -> VmConfig {
+        parse(text, Path::new("vm.json")).unwrap()
+    }
+
     fn refused(text: &str) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vm.json");
@@ -106,12 +115,11 @@ mod tests {
 
     #[test]
     fn a_file_may_say_as_little_as_it_wants() {
-        assert_eq!(parse(b"{}").unwrap(), VmConfig::default());
-        let config = parse(
+        assert_eq!(understood(b"{}"), VmConfig::default());
+        let config = understood(
             br#"{"boot": {"kernel": "/k"}, "memory": {"size": "2G"}, "serial": "tty",
                  "console": {"socket": "/run/c"}, "rng": {}, "transport": "mmio"}"#,
-        )
-        .unwrap();
+        );
         assert_eq!(config.memory.size, 2 << 30);
         assert_eq!(config.serial, ConsoleTarget::Tty);
         assert_eq!(config.console, Some(ConsoleTarget::Socket("/run/c".into())));
@@ -122,7 +130,7 @@ mod tests {
     #[test]
     fn what_is_printed_reads_back_as_the_same_machine() {
         let config = VmConfig { silence: 9, console: Some(ConsoleTarget::Pty), ..VmConfig::default() };
-        assert_eq!(parse(&serde_json::to_vec(&config).unwrap()).unwrap(), config);
+        assert_eq!(understood(&serde_json::to_vec(&config).unwrap()), config);
     }
 
     #[test]

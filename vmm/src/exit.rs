@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::report::Report;
+use crate::report::doctor::Diagnosis;
+
 /// The end of a virtual machine that ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -22,6 +25,17 @@ pub enum Exit {
     Stopped,
     /// A signal asked this process to end.
     Signal(u8),
+}
+
+/// A machine's end, and what was learned about it on the way.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub exit: Exit,
+    /// The boot report, if one was asked for.
+    pub report: Option<Report>,
+    /// What the boot doctor says, if the end was a bad one.
+    pub diagnosis: Option<Diagnosis>,
 }
 
 /// Exit statuses of the `vmm` binary by class; 128 + n means ended by signal n.

@@ -67,7 +67,8 @@ impl VmBuilder {
         let (ram, mapping) = ram::map(&config.memory)?;
         // Memory before the interrupt controllers: with an APIC present every slot change waits for readers.
         vm.map_ram(&ram)?;
-        vm.create_irqchip()?;
+        let pins = crate::plug::pins(&config);
+        vm.split_irqchip(pins)?;
         vm.set_tss_address(layout::TSS)?;
         let Booted { entry, copied } = boot::load(&ram, config.memory.size, &files)?;
         let control = Arc::new(Control::new().map_err(BuildError::host("make an eventfd"))?);
@@ -75,7 +76,7 @@ impl VmBuilder {
         let described = crate::plug::attach(&config, &vm, &buses, &control)?;
         acpi::write(&ram, &described).map_err(BootError::Memory)?;
         let vcpus = vcpus(&kvm, &vm, config.cpus.boot, entry)?;
-        let coalesced = crate::plug::COALESCED.iter().all(|port| vm.coalesce_ports(*port, 1));
+        let coalesced = crate::plug::coalesce(&vm);
         let coalesced = coalesced.then(|| Arc::new(Mutex::new(())));
         let runners = vcpus
             .into_iter()
@@ -118,7 +119,10 @@ fn vcpus(kvm: &kvm_ioctls::Kvm, vm: &Vm, count: u8, entry: regs::Entry) -> Resul
             vcpu.set_cpuid(&table)?;
             if id == 0 {
                 // The others wait for the first one's INIT and SIPI, in the state reset leaves them in.
-                vcpu.edit_sregs(|sregs| regs::set_sregs(sregs, entry))?;
+                vcpu.edit_sregs(|sregs| {
+                    regs::set_sregs(sregs, entry);
+                    regs::enable_x2apic(sregs);
+                })?;
                 vcpu.set_regs(&regs::regs(entry))?;
             }
             if let Some(msrs) = regs::boot_msrs() {

@@ -6,14 +6,32 @@ use devices::addr::AddrRange;
 use devices::bus::SharedDevice;
 use devices::legacy::ports;
 
+use kvm_ioctls::IoEventAddress;
+
 use crate::acpi::Described;
+use crate::arch::layout;
 use crate::builder::BuildError;
 use crate::config::{Transport, VmConfig};
 use crate::kvm::Vm;
 use crate::vcpu::{Buses, Control};
 
 /// Index registers: writing one means nothing until its data register is touched.
-pub(crate) const COALESCED: [u16; 1] = [ports::RTC];
+const INDEX_REGISTERS: [(IoEventAddress, u32); 3] = [
+    (IoEventAddress::Pio(ports::RTC as u64), 1),
+    (IoEventAddress::Pio(ports::PCI_CONFIG as u64), 4),
+    (IoEventAddress::Mmio(layout::IOAPIC as u64), 4),
+];
+
+/// Has the kernel collect the writes to [`INDEX_REGISTERS`]; true if any are.
+pub(crate) fn coalesce(vm: &Vm) -> bool {
+    // Not any(): every one is to be registered.
+    INDEX_REGISTERS.iter().filter(|(at, len)| vm.coalesce(*at, *len)).count() > 0
+}
+
+/// Interrupt pins the machine needs.
+pub(crate) fn pins(_config: &VmConfig) -> u8 {
+    1
+}
 
 /// Attaches all of `config`'s devices; returns what the tables shall say about them.
 pub(crate) fn attach(
@@ -56,7 +74,6 @@ impl devices::bus::BusDevice for Power {
         out.fill(0);
     }
     fn write(&mut self, offset: u64, data: &[u8]) {
-        eprintln!("port +{offset:#x} <- {data:x?}");
         if offset == 0 {
             self.0.finish(crate::exit::Exit::Shutdown { guest_status: None });
         }
@@ -67,9 +84,38 @@ impl devices::bus::BusDevice for Power {
 }
 pub(crate) fn interim(vm: &Vm, buses: &Buses, control: &Arc<Control>) -> Result<(), BuildError> {
     let lines = crate::kvm::IrqLines::new(vm);
-    let irq = lines.edge(devices::addr::Gsi(4)).map_err(BuildError::host("x"))?;
+    let ioapic = devices::legacy::ioapic::IoApic::new(1, &lines).map_err(BuildError::host("x"))?;
+    let irq = ioapic.interrupt(devices::addr::Gsi(0)).map_err(BuildError::host("x"))?;
+    buses.mmio.insert(AddrRange::new(u64::from(layout::IOAPIC), 0x20).expect("r"), Arc::new(Mutex::new(ioapic)))?;
+    buses.pio.insert(AddrRange::new(0xcf8, 8).expect("r"), Arc::new(Mutex::new(Conf1(0))))?;
     let put = |base, len, d: SharedDevice| buses.pio.insert(AddrRange::new(base, len).expect("r"), d);
     put(0x3f8, 8, Arc::new(Mutex::new(Com1(vm_superio::Serial::new(Trig(irq), std::io::stdout())))))?;
+    put(0x70, 2, Arc::new(Mutex::new(Cmos(0))))?;
     put(0x600, 16, Arc::new(Mutex::new(Power(control.clone()))))?;
     Ok(())
+}
+struct Cmos(u8);
+impl devices::bus::BusDevice for Cmos {
+    fn read(&mut self, _o: u64, out: &mut [u8]) {
+        out[0] = match self.0 & 0x7f { 0x0a => 0x26, 0x0b => 2, 0x0d => 0x80, 7 | 8 => 1, 9 => 0x26, 0x32 => 0x20, _ => 0 };
+    }
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if offset == 0 { self.0 = data[0]; }
+    }
+}
+
+struct Conf1(u32);
+impl devices::bus::BusDevice for Conf1 {
+    fn read(&mut self, o: u64, out: &mut [u8]) {
+        let v = if o < 4 {
+            self.0
+        } else if self.0 & 0x00ff_ff00 == 0 {
+            match self.0 & 0xfc { 0 => 0x0d57_1b36, 8 => 0x0600_0000, _ => 0 }
+        } else { !0 };
+        let b = v.to_le_bytes();
+        for (i, x) in out.iter_mut().enumerate() { *x = b[(o as usize % 4 + i) % 4]; }
+    }
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if offset == 0 && data.len() == 4 { self.0 = u32::from_le_bytes(data.try_into().unwrap()); }
+    }
 }

@@ -95,7 +95,7 @@ fn madt(cpus: u8) -> MADT {
     for id in 0..cpus {
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
-    madt.add_structure(IoApic::new(0, layout::IOAPIC, 0));
+    madt.add_structure(IoApic::new(0, layout::IOAPIC, layout::GSI_BASE));
     madt
 }
 

@@ -12,6 +12,7 @@ const PDCM: u32 = 1 << 15;
 const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, EDX.
 const HTT: u32 = 1 << 28;
+const MTRR: u32 = 1 << 12;
 /// Leaf 0x8000_0001, ECX.
 const SVM: u32 = 1 << 2;
 const CMP_LEGACY: u32 = 1 << 1;
@@ -60,6 +61,9 @@ fn edit(e: &mut kvm_cpuid_entry2, id: u8, facts: Facts) {
             e.ecx |= X2APIC | HYPERVISOR | if facts.tsc_deadline { TSC_DEADLINE } else { 0 };
             // Bits 31-24 the APIC id, 23-16 how many ids a socket spans; 15-8 the cache line in 8-byte words.
             e.ebx = (e.ebx & 0xffff) | u32::from(id) << 24 | cpus.next_power_of_two() << 16;
+            // All memory is write-back RAM of the host, so there is nothing for MTRRs to tell; a kernel that sees
+            // them reads and writes some ninety registers, each an exit.
+            e.edx &= !MTRR;
             e.edx = if cpus > 1 { e.edx | HTT } else { e.edx & !HTT };
         }
         // Cache parameters: level 1 and 2 are a core's own, the last level is the socket's.
@@ -75,6 +79,7 @@ fn edit(e: &mut kvm_cpuid_entry2, id: u8, facts: Facts) {
         0xa => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
         0x8000_0001 => {
             e.ecx &= !(SVM | PERFCTR_CORE | TOPOLOGY_EXTENSIONS);
+            e.edx &= !MTRR; // AMD repeats the bits of leaf 1 here
             e.ecx = if cpus > 1 { e.ecx | CMP_LEGACY } else { e.ecx & !CMP_LEGACY };
         }
         // Core count and the width of the APIC id field.

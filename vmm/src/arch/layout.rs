@@ -29,10 +29,13 @@ pub(crate) const LAPIC: u32 = 0xfee0_0000;
 /// Three pages for Intel hosts' real-mode emulation, clear of everything else.
 pub(crate) const TSS: usize = 0xfffb_d000;
 
+/// GSI of the I/O APIC's pin 0. Not 0, so that no device has GSI 0, which Linux's serial driver takes for
+/// "no interrupt"; 4, so that COM1 has the number it has always had.
+pub(crate) const GSI_BASE: u32 = 4;
 /// First GSI given to virtio-mmio devices; those below belong to the PC's own devices.
-pub(crate) const FIRST_FREE_GSI: u32 = 5;
+pub(crate) const FIRST_FREE_GSI: u32 = COM1_GSI + 1;
 /// COM1's interrupt.
-pub(crate) const COM1_GSI: u32 = 4;
+pub(crate) const COM1_GSI: u32 = GSI_BASE;
 /// Pins of the I/O APIC.
 pub(crate) const GSI_COUNT: u32 = 24;
 

@@ -83,6 +83,13 @@ pub(crate) fn set_sregs(sregs: &mut kvm_sregs, entry: Entry) {
     }
 }
 
+/// Has the local APIC begin in x2APIC mode, as firmware may leave it: a kernel that finds it so neither maps nor
+/// touches the registers of the older mode, each access to which is an exit with an emulated instruction.
+pub(crate) fn enable_x2apic(sregs: &mut kvm_sregs) {
+    const X2APIC: u64 = 1 << 10;
+    sregs.apic_base |= X2APIC;
+}
+
 /// The general registers of the first processor for `entry`.
 pub(crate) fn regs(entry: Entry) -> kvm_regs {
     let flags = 2; // bit 1 always reads one
@@ -96,10 +103,9 @@ pub(crate) fn regs(entry: Entry) -> kvm_regs {
     }
 }
 
-/// Registers that firmware would have set: fast strings on, all memory write-back.
+/// Registers that firmware would have set: fast strings on.
 pub(crate) fn boot_msrs() -> Option<Msrs> {
     const IA32_MISC_ENABLE: u32 = 0x1a0;
-    const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-    Msrs::from_entries(&[entry(IA32_MISC_ENABLE, 1), entry(IA32_MTRR_DEF_TYPE, 1 << 11 | 6)]).ok()
+    Msrs::from_entries(&[entry(IA32_MISC_ENABLE, 1)]).ok()
 }

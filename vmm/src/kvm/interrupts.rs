@@ -1,26 +1,21 @@
-//! Interrupt lines and MSI-X vectors over KVM's routing table and irqfds.
+//! Message-signalled vectors over KVM's routing table and irqfds: every interrupt of the machine is one.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::addr::Gsi;
-use devices::interrupt::{Interrupt, MsiSource, MsiVector};
-use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
-};
+use devices::interrupt::{MsiSource, MsiVector};
+use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Vm;
 
-/// Pins of the one I/O APIC; routing entries from here on are message-signalled.
-const IOAPIC_PINS: u32 = 24;
 /// KVM refuses larger tables (KVM_MAX_IRQ_ROUTES).
 const MAX_ROUTES: u32 = 4096;
 
-/// The machine's interrupt lines: pins of the I/O APIC and message-signalled vectors.
+/// The machine's interrupts: entries of KVM's routing table. The first ones go to the I/O APIC's pins.
 #[derive(Clone)]
 pub(crate) struct IrqLines {
     vm: Arc<VmFd>,
@@ -35,13 +30,6 @@ struct Routes {
 
 impl Routes {
     fn table(&self) -> io::Result<KvmIrqRouting> {
-        let pins = (0..IOAPIC_PINS).map(|pin| {
-            let mut e =
-                kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-            e.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
-            e.u.irqchip.pin = pin;
-            e
-        });
         let messages = self.messages.iter().filter_map(|(gsi, message)| {
             let (address, data) = (*message)?;
             let mut e = kvm_irq_routing_entry { gsi: *gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
@@ -53,7 +41,7 @@ impl Routes {
             e.u.msi.data = data;
             Some(e)
         });
-        let entries: Vec<_> = pins.chain(messages).collect();
+        let entries: Vec<_> = messages.collect();
         KvmIrqRouting::from_entries(&entries).map_err(|e| io::Error::other(format!("{e:?}")))
     }
 }
@@ -61,13 +49,6 @@ impl Routes {
 impl IrqLines {
     pub(crate) fn new(vm: &Vm) -> Self {
         Self { vm: vm.fd.clone(), routes: Arc::default() }
-    }
-
-    /// An edge-triggered interrupt on I/O APIC pin `gsi`.
-    pub(crate) fn edge(&self, gsi: Gsi) -> io::Result<Interrupt> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        self.vm.register_irqfd(&event, gsi.0).map_err(errno)?;
-        Ok(Interrupt::from_eventfd(event))
     }
 }
 
@@ -79,7 +60,7 @@ impl MsiSource for IrqLines {
     fn vector(&self) -> io::Result<Box<dyn MsiVector>> {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let gsi = (IOAPIC_PINS..MAX_ROUTES)
+        let gsi = (0..MAX_ROUTES)
             .find(|gsi| !routes.messages.contains_key(gsi))
             .ok_or_else(|| io::Error::other("all 4096 interrupt routes are taken"))?;
         routes.messages.insert(gsi, None);

@@ -68,7 +68,7 @@ pub(crate) fn open() -> Result<Kvm, KvmError> {
         return Err(KvmError::Lacks("stable interface (version 12)"));
     }
     for (cap, name) in [
-        (Cap::Irqchip, "in-kernel interrupt controller"),
+        (Cap::SplitIrqchip, "in-kernel local APIC (split interrupt controllers)"),
         (Cap::Irqfd, "irqfd"),
         (Cap::Ioeventfd, "ioeventfd"),
         (Cap::UserMemory, "user memory slots"),

@@ -27,6 +27,22 @@ pub(crate) enum VmExit<'a> {
     Failed { reason: u32, detail: u64 },
 }
 
+/// A guest's write that the kernel kept for us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CoalescedWrite {
+    /// To a port, or to memory-mapped registers.
+    pub(crate) port: bool,
+    pub(crate) addr: u64,
+    data: [u8; 8],
+    len: usize,
+}
+
+impl CoalescedWrite {
+    pub(crate) fn data(&self) -> &[u8] {
+        self.data.get(..self.len).unwrap_or_default()
+    }
+}
+
 /// A processor that has not been given to a thread yet, or is owned by it.
 pub(crate) struct Vcpu {
     fd: VcpuFd,
@@ -89,11 +105,13 @@ impl Vcpu {
         super::kick::bind(&mut self.fd.get_kvm_run().immediate_exit);
     }
 
-    /// Takes the next collected port write, see [`super::Vm::coalesce_ports`].
-    pub(crate) fn next_coalesced(&mut self) -> Option<(u16, [u8; 8], usize)> {
+    /// Takes the next collected write, see [`super::Vm::coalesce`].
+    pub(crate) fn next_coalesced(&mut self) -> Option<CoalescedWrite> {
         let entry = self.fd.coalesced_mmio_read().ok().flatten()?;
-        let port = u16::try_from(entry.phys_addr).ok()?;
-        Some((port, entry.data, (entry.len as usize).min(8)))
+        // SAFETY: both members of the union are the same 32-bit flag.
+        let port = unsafe { entry.__bindgen_anon_1.pio } != 0;
+        let len = (entry.len as usize).min(entry.data.len());
+        Some(CoalescedWrite { port, addr: entry.phys_addr, data: entry.data, len })
     }
 
     /// Maps the ring of collected writes; false where the host has none.

@@ -4,7 +4,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -60,9 +62,15 @@ impl Vm {
         Ok(())
     }
 
-    /// Creates the PIC, the I/O APIC and, for every later vCPU, a local APIC.
-    pub(crate) fn create_irqchip(&self) -> Result<(), KvmError> {
-        self.fd.create_irq_chip().map_err(KvmError::call("create the interrupt controllers"))
+    /// Has KVM emulate a local APIC for every later vCPU, and nothing else: `pins` routes are ours to give
+    /// meaning to, as an I/O APIC of our own.
+    pub(crate) fn split_irqchip(&self, pins: u8) -> Result<(), KvmError> {
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            args: [u64::from(pins), 0, 0, 0],
+            ..Default::default()
+        };
+        self.fd.enable_cap(&cap).map_err(KvmError::call("split the interrupt controllers"))
     }
 
     /// Where Intel hosts keep the pages they need for real mode; ignored by others.
@@ -70,11 +78,14 @@ impl Vm {
         self.fd.set_tss_address(address).map_err(KvmError::call("set the address of the task state segment"))
     }
 
-    /// Lets the kernel collect guest writes to `len` ports from `port` on until the next exit. For index
+    /// Lets the kernel collect guest writes to the `len` bytes at `at` until the next exit. For index
     /// registers, whose writes mean nothing until another register is touched. False: this host cannot.
-    pub(crate) fn coalesce_ports(&self, port: u16, len: u32) -> bool {
-        self.fd.check_extension(Cap::CoalescedPio)
-            && self.fd.register_coalesced_mmio(IoEventAddress::Pio(u64::from(port)), len).is_ok()
+    pub(crate) fn coalesce(&self, at: IoEventAddress, len: u32) -> bool {
+        let cap = match at {
+            IoEventAddress::Pio(_) => Cap::CoalescedPio,
+            IoEventAddress::Mmio(_) => Cap::CoalescedMmio,
+        };
+        self.fd.check_extension(cap) && self.fd.register_coalesced_mmio(at, len).is_ok()
     }
 
     /// Creates processor `id`, which is also its APIC id.

@@ -39,6 +39,9 @@ pub(crate) struct Runner {
     pub(crate) coalesced: Option<CoalescedTurn>,
 }
 
+/// Stack of a vCPU's thread: a page or two are used. Smaller than a huge page, or the host would back it by one.
+const STACK: usize = 256 << 10;
+
 /// What a vCPU's thread does first, for example confining itself to its system calls.
 pub(crate) type ThreadStart = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -46,7 +49,7 @@ impl Runner {
     /// Starts the thread; it waits for the machine to run.
     pub(crate) fn spawn(self, first: ThreadStart) -> io::Result<RunningVcpu> {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name(format!("vcpu{}", self.vcpu.id())).spawn(move || {
+        let thread = thread::Builder::new().name(format!("vcpu{}", self.vcpu.id())).stack_size(STACK).spawn(move || {
             let mut runner = self;
             runner.vcpu.bind_to_thread();
             // The receiver is gone only if the spawning thread is.
@@ -76,7 +79,7 @@ impl Runner {
         }
         if let Some(turn) = &self.coalesced {
             // Collected writes came before what we are back for, so they are served before it.
-            drain(&mut self.vcpu, &self.buses.pio, turn);
+            drain(&mut self.vcpu, &self.buses, turn);
         }
         Self::serve(self.vcpu.exit(), &self.buses, &self.control)
     }
@@ -107,12 +110,11 @@ impl Runner {
     }
 }
 
-fn drain(vcpu: &mut Vcpu, pio: &Bus, turn: &CoalescedTurn) {
+fn drain(vcpu: &mut Vcpu, buses: &Buses, turn: &CoalescedTurn) {
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    while let Some((port, data, len)) = vcpu.next_coalesced() {
-        if let Some(data) = data.get(..len) {
-            pio.write(u64::from(port), data);
-        }
+    while let Some(write) = vcpu.next_coalesced() {
+        let bus = if write.port { &buses.pio } else { &buses.mmio };
+        bus.write(write.addr, write.data());
     }
 }
 

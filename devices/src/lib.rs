@@ -8,6 +8,7 @@
 
 pub mod addr;
 pub mod bus;
+pub mod chardev;
 pub mod doorbell;
 pub mod interrupt;
 pub mod legacy;

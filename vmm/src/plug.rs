@@ -86,7 +86,9 @@ pub(crate) fn interim(vm: &Vm, buses: &Buses, control: &Arc<Control>) -> Result<
     let lines = crate::kvm::IrqLines::new(vm);
     let ioapic = devices::legacy::ioapic::IoApic::new(1, &lines).map_err(BuildError::host("x"))?;
     let irq = ioapic.interrupt(devices::addr::Gsi(0)).map_err(BuildError::host("x"))?;
-    buses.mmio.insert(AddrRange::new(u64::from(layout::IOAPIC), 0x20).expect("r"), Arc::new(Mutex::new(ioapic)))?;
+    buses
+        .mmio
+        .insert(AddrRange::new(u64::from(layout::IOAPIC), 0x20).expect("r"), Arc::new(Mutex::new(ioapic)))?;
     buses.pio.insert(AddrRange::new(0xcf8, 8).expect("r"), Arc::new(Mutex::new(Conf1(0))))?;
     let put = |base, len, d: SharedDevice| buses.pio.insert(AddrRange::new(base, len).expect("r"), d);
     put(0x3f8, 8, Arc::new(Mutex::new(Com1(vm_superio::Serial::new(Trig(irq), std::io::stdout())))))?;
@@ -97,10 +99,20 @@ pub(crate) fn interim(vm: &Vm, buses: &Buses, control: &Arc<Control>) -> Result<
 struct Cmos(u8);
 impl devices::bus::BusDevice for Cmos {
     fn read(&mut self, _o: u64, out: &mut [u8]) {
-        out[0] = match self.0 & 0x7f { 0x0a => 0x26, 0x0b => 2, 0x0d => 0x80, 7 | 8 => 1, 9 => 0x26, 0x32 => 0x20, _ => 0 };
+        out[0] = match self.0 & 0x7f {
+            0x0a => 0x26,
+            0x0b => 2,
+            0x0d => 0x80,
+            7 | 8 => 1,
+            9 => 0x26,
+            0x32 => 0x20,
+            _ => 0,
+        };
     }
     fn write(&mut self, offset: u64, data: &[u8]) {
-        if offset == 0 { self.0 = data[0]; }
+        if offset == 0 {
+            self.0 = data[0];
+        }
     }
 }
 
@@ -110,12 +122,22 @@ impl devices::bus::BusDevice for Conf1 {
         let v = if o < 4 {
             self.0
         } else if self.0 & 0x00ff_ff00 == 0 {
-            match self.0 & 0xfc { 0 => 0x0d57_1b36, 8 => 0x0600_0000, _ => 0 }
-        } else { !0 };
+            match self.0 & 0xfc {
+                0 => 0x0d57_1b36,
+                8 => 0x0600_0000,
+                _ => 0,
+            }
+        } else {
+            !0
+        };
         let b = v.to_le_bytes();
-        for (i, x) in out.iter_mut().enumerate() { *x = b[(o as usize % 4 + i) % 4]; }
+        for (i, x) in out.iter_mut().enumerate() {
+            *x = b[(o as usize % 4 + i) % 4];
+        }
     }
     fn write(&mut self, offset: u64, data: &[u8]) {
-        if offset == 0 && data.len() == 4 { self.0 = u32::from_le_bytes(data.try_into().unwrap()); }
+        if offset == 0 && data.len() == 4 {
+            self.0 = u32::from_le_bytes(data.try_into().unwrap());
+        }
     }
 }

@@ -160,8 +160,10 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use vmm_sys_util::eventfd::EventFd;
 
+    /// Messages a vector was given, `None` for being masked.
+    type Message = Option<(u64, u32)>;
     #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<Option<(u64, u32)>>>>);
+    struct Log(Arc<Mutex<Vec<Message>>>);
     struct Vector(EventFd, Log);
     impl MsiVector for Vector {
         fn eventfd(&self) -> &EventFd {

@@ -4,9 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
-use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region,
-};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;

@@ -49,16 +49,18 @@ impl Runner {
     /// Starts the thread; it waits for the machine to run.
     pub(crate) fn spawn(self, first: ThreadStart) -> io::Result<RunningVcpu> {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name(format!("vcpu{}", self.vcpu.id())).stack_size(STACK).spawn(move || {
-            let mut runner = self;
-            runner.vcpu.bind_to_thread();
-            // The receiver is gone only if the spawning thread is.
-            let _ = tell.send(Kicker::this_thread());
-            if let Err(why) = first() {
-                return runner.control.fail(Failure::Thread(why));
-            }
-            runner.run();
-        })?;
+        let thread = thread::Builder::new().name(format!("vcpu{}", self.vcpu.id())).stack_size(STACK).spawn(
+            move || {
+                let mut runner = self;
+                runner.vcpu.bind_to_thread();
+                // The receiver is gone only if the spawning thread is.
+                let _ = tell.send(Kicker::this_thread());
+                if let Err(why) = first() {
+                    return runner.control.fail(Failure::Thread(why));
+                }
+                runner.run();
+            },
+        )?;
         let kicker = told.recv().map_err(io::Error::other)?;
         Ok(RunningVcpu { thread: Some(thread), kicker })
     }

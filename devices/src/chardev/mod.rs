@@ -1,0 +1,225 @@
+//! Where a console's bytes go to and come from: file, stdio, pseudo-terminal, socket, or nowhere.
+//!
+//! A guest's write never waits for a reader: bytes go into a bounded ring, a thread of the chardev's own carries
+//! them on, and when nobody takes them the oldest are dropped and counted. Input is bounded likewise, from the
+//! other side: the thread reads no more than the device has taken.
+//!
+//! 1. [`Chardev::open`] makes the files, sockets and terminals; nothing flows yet.
+//! 2. The device takes [`Chardev::output`] and [`Chardev::input`] with it.
+//! 3. [`Chardev::start`] starts the thread.
+//! 4. Dropping the [`Pump`] carries over what is left, for a second at most, and removes what was made.
+
+mod pump;
+mod ring;
+mod target;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+pub use pump::Pump;
+use ring::Ring;
+pub use target::Target;
+
+/// A device's way out. Never blocks, never fails loudly.
+pub trait Output: Send {
+    /// Takes all of `bytes`; what cannot be kept is dropped and counted.
+    fn write(&mut self, bytes: &[u8]);
+}
+
+/// Bytes kept for a reader that is slow or not there yet.
+const OUT_ROOM: usize = 64 << 10;
+/// Bytes read ahead of the device.
+const IN_ROOM: usize = 4 << 10;
+/// Bytes of output remembered for a report about a boot that went wrong.
+const TAIL: usize = 16 << 10;
+
+/// Why a chardev could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ChardevError {
+    /// The host refused.
+    #[error("{what} {path} cannot be opened: {source}")]
+    Open {
+        /// File, socket or terminal.
+        what: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// What the host answered.
+        source: io::Error,
+    },
+    /// Somebody listens there already.
+    #[error("socket {0} is in use by another process; give each machine a path of its own")]
+    InUse(PathBuf),
+    /// An eventfd, a thread.
+    #[error("the host refused what a console needs: {0}")]
+    Host(#[from] io::Error),
+}
+
+type Notify = Box<dyn Fn() + Send + Sync>;
+
+/// What the device, the thread and a report share.
+struct Shared {
+    state: Mutex<State>,
+    /// Tells the thread to look at `state` again.
+    wake: EventFd,
+    /// Tells the device that input has come.
+    notify: Mutex<Option<Notify>>,
+}
+
+struct State {
+    out: Ring,
+    input: VecDeque<u8>,
+    tail: Ring,
+    /// Nothing is behind the output end: bytes are dropped without being counted.
+    discard: bool,
+    closing: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // It fails only when the counter is full: then the thread has been told often enough.
+        let _ = self.wake.write(1);
+    }
+}
+
+/// A console's backend before and while it runs.
+pub struct Chardev {
+    shared: Arc<Shared>,
+    target: Target,
+}
+
+impl Chardev {
+    /// A backend for `target`, with everything it needs open.
+    pub fn new(target: Target) -> Result<Self, ChardevError> {
+        let wake =
+            EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?;
+        let state = State {
+            out: Ring::new(OUT_ROOM),
+            input: VecDeque::new(),
+            tail: Ring::new(TAIL),
+            discard: matches!(target, Target::Null),
+            closing: false,
+        };
+        Ok(Self {
+            shared: Arc::new(Shared { state: Mutex::new(state), wake, notify: Mutex::new(None) }),
+            target,
+        })
+    }
+
+    /// The device's way out.
+    pub fn output(&self) -> Box<dyn Output> {
+        Box::new(OutputEnd(self.shared.clone()))
+    }
+
+    /// The device's way in.
+    pub fn input(&self) -> InputEnd {
+        InputEnd(self.shared.clone())
+    }
+
+    /// A reader of the last output, for a report.
+    pub fn tail(&self) -> Tail {
+        Tail(self.shared.clone())
+    }
+
+    /// Where a pseudo-terminal can be found.
+    pub fn pty(&self) -> Option<&std::path::Path> {
+        match &self.target {
+            Target::Pty { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Starts carrying bytes, in a thread called `name`. Nothing to carry for [`Target::Null`].
+    pub fn start(self, name: &str) -> Result<Option<Pump>, ChardevError> {
+        match self.target {
+            Target::Null => Ok(None),
+            target => Ok(Some(Pump::spawn(name, self.shared, target)?)),
+        }
+    }
+}
+
+struct OutputEnd(Arc<Shared>);
+
+impl Output for OutputEnd {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut state = self.0.lock();
+        state.tail.push(bytes);
+        if state.discard {
+            return;
+        }
+        let idle = state.out.is_empty();
+        state.out.push(bytes);
+        drop(state);
+        // A thread that has bytes to carry looks for more by itself.
+        if idle {
+            self.0.wake();
+        }
+    }
+}
+
+/// A device's way in.
+#[derive(Clone)]
+pub struct InputEnd(Arc<Shared>);
+
+impl InputEnd {
+    /// Moves waiting input into `buf`; returns how much.
+    pub fn take(&self, buf: &mut [u8]) -> usize {
+        let mut state = self.0.lock();
+        let full = state.input.len() >= IN_ROOM;
+        let n = buf.len().min(state.input.len());
+        buf.iter_mut().zip(state.input.drain(..n)).for_each(|(b, byte)| *b = byte);
+        drop(state);
+        if full && n > 0 {
+            self.0.wake();
+        }
+        n
+    }
+
+    /// Whether input waits.
+    pub fn is_ready(&self) -> bool {
+        !self.0.lock().input.is_empty()
+    }
+
+    /// Has `notify` called, from the chardev's thread, whenever input has come.
+    pub fn on_input(&self, notify: impl Fn() + Send + Sync + 'static) {
+        *self.0.notify.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(notify));
+    }
+}
+
+/// The last output of a console.
+#[derive(Clone)]
+pub struct Tail(Arc<Shared>);
+
+impl Tail {
+    /// The last 16 KiB, as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().tail.to_vec()).into_owned()
+    }
+
+    /// All bytes the guest has written so far.
+    pub fn written(&self) -> u64 {
+        self.0.lock().tail.total()
+    }
+
+    /// Bytes that no reader took in time.
+    pub fn dropped(&self) -> u64 {
+        self.0.lock().out.dropped()
+    }
+}
+
+impl fmt::Debug for Chardev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chardev").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use vm_memory::GuestMemoryMmap;
-
-use crate::acpi::{self, Described};
+use crate::acpi;
 use crate::arch::{cpuid, layout, regs};
 use crate::boot::{self, BootError, BootFiles, Booted, cmdline};
 use crate::config::VmConfig;
@@ -35,6 +33,9 @@ pub enum BuildError {
         /// What the host answered.
         source: std::io::Error,
     },
+    /// A console's backend is not to be had.
+    #[error(transparent)]
+    Console(#[from] devices::chardev::ChardevError),
     /// Two devices want one address: a bug of ours.
     #[error(transparent)]
     Bus(#[from] devices::bus::BusError),
@@ -73,8 +74,8 @@ impl VmBuilder {
         let Booted { entry, copied } = boot::load(&ram, config.memory.size, &files)?;
         let control = Arc::new(Control::new().map_err(BuildError::host("make an eventfd"))?);
         let buses = Buses::default();
-        let described = crate::plug::attach(&config, &vm, &buses, &control)?;
-        acpi::write(&ram, &described).map_err(BootError::Memory)?;
+        let plugged = crate::plug::attach(&config, &vm, &buses, &control)?;
+        acpi::write(&ram, &plugged.described).map_err(BootError::Memory)?;
         let vcpus = vcpus(&kvm, &vm, config.cpus.boot, entry)?;
         let coalesced = crate::plug::coalesce(&vm);
         let coalesced = coalesced.then(|| Arc::new(Mutex::new(())));
@@ -87,7 +88,7 @@ impl VmBuilder {
                 control: control.clone(),
             })
             .collect();
-        let kept = Kept { buses, vm, ram, mapping };
+        let kept = Kept { consoles: plugged.consoles, raw: plugged.raw, buses, vm, ram, mapping };
         Ok(Machine { runners, control, thread_start: Arc::new(|| Ok(())), kept, copied })
     }
 }

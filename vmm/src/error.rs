@@ -91,6 +91,8 @@ impl From<BuildError> for Error {
             BuildError::Boot(_) => Self::BootFile(error.into()),
             BuildError::Kvm(error) => error.into(),
             BuildError::Ram(RamError::Layout(_)) => Self::Bug(error.into()),
+            BuildError::Console(devices::chardev::ChardevError::Host(_)) => Self::Host(error.into()),
+            BuildError::Console(_) => Self::Usage(error.into()),
             BuildError::Ram(_) | BuildError::Host { .. } => Self::Host(error.into()),
         }
     }

@@ -14,6 +14,8 @@ mod plug;
 mod ram;
 pub mod report;
 mod running;
+mod supervisor;
+mod terminal;
 pub mod validate;
 mod vcpu;
 
@@ -26,3 +28,5 @@ pub use kvm::KvmError;
 pub use machine::Machine;
 pub use ram::RamError;
 pub use running::{Failure, RunningVm, VmHandle};
+pub use supervisor::Signals;
+pub use terminal::restore as restore_terminal;

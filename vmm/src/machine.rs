@@ -5,8 +5,10 @@ use std::sync::Arc;
 use vm_memory::GuestMemoryMmap;
 
 use crate::kvm::{StatsReader, Vm, install_kick_handler};
+use crate::plug::Console;
 use crate::ram::Mapping;
 use crate::running::{Failure, RunningVm};
+use crate::terminal::Raw;
 use crate::vcpu::{Buses, Control, Runner, ThreadStart};
 
 /// Everything is in place; [`Machine::start`] lets the guest run.
@@ -21,6 +23,9 @@ pub struct Machine {
 
 /// What lives as long as the machine. Freed in the order of the fields: memory goes last.
 pub(crate) struct Kept {
+    /// Ends the terminal's raw mode last of what a user sees, when the consoles have said their last.
+    pub(crate) consoles: Vec<Console>,
+    pub(crate) raw: Option<Raw>,
     pub(crate) buses: Buses,
     pub(crate) vm: Vm,
     pub(crate) ram: GuestMemoryMmap,

@@ -6,15 +6,15 @@ mod log;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cli::{Invocation, Run};
 use vmm::exit::Outcome;
 use vmm::report::{self, Milestone, Recorder, Request};
-use vmm::{Error, Exit, VmBuilder, validate};
+use vmm::{Error, Exit, Signals, VmBuilder, validate};
 
 fn main() -> ExitCode {
-    // INTERIM: vmm::terminal::restore, once it is there.
-    bug::report_panics(|| {});
+    bug::report_panics(vmm::restore_terminal);
     let status = invoke().unwrap_or_else(|error| {
         for line in vmm::sentence(&error).lines() {
             eprintln!("vmm: {line}");
@@ -68,7 +68,9 @@ fn boot(run: Run) -> Result<u8, Error> {
 
 /// INTERIM until `vmm::run` is there: no doctor, and a report without what happens inside.
 fn until_the_end(config: vmm::VmConfig, recorder: &Recorder) -> Result<Outcome, Error> {
-    let exit = VmBuilder::from(config).build()?.start()?.wait()?;
+    let signals = Signals::block().map_err(|e| Error::Host(e.into()))?;
+    let silence = Some(config.silence).filter(|s| *s > 0).map(|s| Duration::from_secs(s.into()));
+    let exit = VmBuilder::from(config).build()?.start()?.wait(Some(&signals), silence)?;
     Ok(Outcome { exit, report: recorder.finish(&[], exit), diagnosis: None })
 }
 

@@ -2,17 +2,26 @@
 
 use std::sync::{Arc, Mutex};
 
-use devices::addr::AddrRange;
-use devices::bus::SharedDevice;
-use devices::legacy::ports;
-
+use devices::addr::{AddrRange, Gsi};
+use devices::bus::{Bus, BusDevice, SharedDevice};
+use devices::chardev::{Chardev, Pump, Tail, Target};
+use devices::legacy::boot_mark::BytePort;
+use devices::legacy::i8042::I8042;
+use devices::legacy::ioapic::IoApic;
+use devices::legacy::power::Power;
+use devices::legacy::pvpanic::PvPanic;
+use devices::legacy::rtc::Rtc;
+use devices::legacy::serial::SerialPort;
+use devices::legacy::{EventSink, GuestEvent, ports};
 use kvm_ioctls::IoEventAddress;
 
 use crate::acpi::Described;
 use crate::arch::layout;
 use crate::builder::BuildError;
-use crate::config::{Transport, VmConfig};
-use crate::kvm::Vm;
+use crate::config::{ConsoleTarget, Transport, VmConfig};
+use crate::exit::Exit;
+use crate::kvm::{IrqLines, Vm};
+use crate::terminal::Raw;
 use crate::vcpu::{Buses, Control};
 
 /// Index registers: writing one means nothing until its data register is touched.
@@ -28,116 +37,130 @@ pub(crate) fn coalesce(vm: &Vm) -> bool {
     INDEX_REGISTERS.iter().filter(|(at, len)| vm.coalesce(*at, *len)).count() > 0
 }
 
-/// Interrupt pins the machine needs.
+/// Interrupt pins the machine needs: COM1's.
 pub(crate) fn pins(_config: &VmConfig) -> u8 {
     1
 }
 
-/// Attaches all of `config`'s devices; returns what the tables shall say about them.
+/// A console of the machine.
+pub(crate) struct Console {
+    /// What the guest said last.
+    pub(crate) tail: Tail,
+    /// The thread that carries its bytes, where there is one.
+    pub(crate) _pump: Option<Pump>,
+}
+
+/// What attaching came to.
+pub(crate) struct Plugged {
+    /// What the tables shall say.
+    pub(crate) described: Described,
+    pub(crate) consoles: Vec<Console>,
+    /// Present while a console has the terminal.
+    pub(crate) raw: Option<Raw>,
+}
+
+struct Plug<'a> {
+    buses: &'a Buses,
+    control: &'a Arc<Control>,
+    ioapic: IoApic,
+    plugged: Plugged,
+}
+
+/// Attaches all of `config`'s devices.
 pub(crate) fn attach(
     config: &VmConfig,
     vm: &Vm,
     buses: &Buses,
     control: &Arc<Control>,
-) -> Result<Described, BuildError> {
-    interim(vm, buses, control)?;
-    Ok(Described {
+) -> Result<Plugged, BuildError> {
+    let lines = IrqLines::new(vm);
+    let ioapic = IoApic::new(pins(config), &lines).map_err(BuildError::host("make interrupt lines"))?;
+    let described = Described {
         cpus: config.cpus.boot,
         pci: config.transport == Transport::Pci,
         ram_size: config.memory.size,
-        serial: true,
+        serial: config.serial != ConsoleTarget::Off,
         virtio_mmio: Vec::new(),
-    })
+    };
+    let mut plug =
+        Plug { buses, control, ioapic, plugged: Plugged { described, consoles: Vec::new(), raw: None } };
+    plug.legacy()?;
+    plug.serial(&config.serial)?;
+    let Plug { ioapic, plugged, .. } = plug;
+    put(&buses.mmio, (layout::IOAPIC.into(), 0x20), share(ioapic))?;
+    Ok(plugged)
 }
 
-// INTERIM until devices::legacy lands
-struct Com1(vm_superio::Serial<Trig, vm_superio::serial::NoEvents, std::io::Stdout>);
-struct Trig(devices::interrupt::Interrupt);
-impl vm_superio::Trigger for Trig {
-    type E = std::io::Error;
-    fn trigger(&self) -> Result<(), Self::E> {
-        self.0.raise();
+fn share(device: impl BusDevice + 'static) -> SharedDevice {
+    Arc::new(Mutex::new(device))
+}
+
+fn put(bus: &Bus, at: (u64, u64), device: SharedDevice) -> Result<(), BuildError> {
+    // A range of our own layout exists; were it empty there would be nothing to attach.
+    AddrRange::new(at.0, at.1).map_or(Ok(()), |range| Ok(bus.insert(range, device)?))
+}
+
+impl Plug<'_> {
+    fn port(&self, port: u16, len: u64, device: impl BusDevice + 'static) -> Result<(), BuildError> {
+        put(&self.buses.pio, (port.into(), len), share(device))
+    }
+
+    /// The devices every machine has.
+    fn legacy(&self) -> Result<(), BuildError> {
+        let sink = sink(self.control.clone());
+        self.port(ports::I8042_DATA, 5, I8042::new(sink.clone()))?;
+        self.port(ports::RTC, 2, Rtc::default())?;
+        self.port(ports::PVPANIC, 1, PvPanic::new(sink.clone()))?;
+        self.port(ports::SLEEP_CONTROL, 3, Power::new(sink.clone()))?;
+        self.port(ports::BOOT_MARK, 1, BytePort::marks(sink.clone()))?;
+        self.port(ports::GUEST_STATUS, 1, BytePort::status(sink))
+    }
+
+    fn serial(&mut self, target: &ConsoleTarget) -> Result<(), BuildError> {
+        let Some(chardev) = self.chardev(target)? else { return Ok(()) };
+        let pin = Gsi(layout::COM1_GSI - layout::GSI_BASE);
+        let interrupt = self.ioapic.interrupt(pin).map_err(BuildError::host("share an interrupt"))?;
+        let port = SerialPort::attach(&chardev, interrupt);
+        put(&self.buses.pio, (ports::COM1.into(), 8), port)?;
+        self.start(chardev, "serial")
+    }
+
+    /// The open backend of a console; `None` for [`ConsoleTarget::Off`].
+    fn chardev(&mut self, target: &ConsoleTarget) -> Result<Option<Chardev>, BuildError> {
+        let mut chardev = Chardev::new(match target {
+            ConsoleTarget::Off => return Ok(None),
+            ConsoleTarget::Null => Target::Null,
+            ConsoleTarget::Tty | ConsoleTarget::Stdio => Target::stdio()?,
+            ConsoleTarget::File(path) => Target::file(path)?,
+            ConsoleTarget::Pty => Target::pty()?,
+            ConsoleTarget::Socket(path) => Target::socket(path)?,
+        })?;
+        if *target == ConsoleTarget::Tty {
+            self.plugged.raw = Raw::enter();
+            let control = self.control.clone();
+            chardev.on_escape(move || control.finish(Exit::Stopped));
+        }
+        if let Some(path) = chardev.pty() {
+            tracing::warn!("a console of the guest is at {}", path.display());
+        }
+        Ok(Some(chardev))
+    }
+
+    fn start(&mut self, chardev: Chardev, name: &str) -> Result<(), BuildError> {
+        let tail = chardev.tail();
+        self.plugged.consoles.push(Console { tail, _pump: chardev.start(name)? });
         Ok(())
     }
 }
-impl devices::bus::BusDevice for Com1 {
-    fn read(&mut self, offset: u64, out: &mut [u8]) {
-        out[0] = self.0.read(offset as u8);
-    }
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        let _ = self.0.write(offset as u8, data[0]);
-    }
-}
-struct Power(Arc<Control>);
-impl devices::bus::BusDevice for Power {
-    fn read(&mut self, _o: u64, out: &mut [u8]) {
-        out.fill(0);
-    }
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        if offset == 0 {
-            self.0.finish(crate::exit::Exit::Shutdown { guest_status: None });
-        }
-        if offset == 2 {
-            self.0.finish(crate::exit::Exit::Reset);
-        }
-    }
-}
-pub(crate) fn interim(vm: &Vm, buses: &Buses, control: &Arc<Control>) -> Result<(), BuildError> {
-    let lines = crate::kvm::IrqLines::new(vm);
-    let ioapic = devices::legacy::ioapic::IoApic::new(1, &lines).map_err(BuildError::host("x"))?;
-    let irq = ioapic.interrupt(devices::addr::Gsi(0)).map_err(BuildError::host("x"))?;
-    buses
-        .mmio
-        .insert(AddrRange::new(u64::from(layout::IOAPIC), 0x20).expect("r"), Arc::new(Mutex::new(ioapic)))?;
-    buses.pio.insert(AddrRange::new(0xcf8, 8).expect("r"), Arc::new(Mutex::new(Conf1(0))))?;
-    let put = |base, len, d: SharedDevice| buses.pio.insert(AddrRange::new(base, len).expect("r"), d);
-    put(0x3f8, 8, Arc::new(Mutex::new(Com1(vm_superio::Serial::new(Trig(irq), std::io::stdout())))))?;
-    put(0x70, 2, Arc::new(Mutex::new(Cmos(0))))?;
-    put(0x600, 16, Arc::new(Mutex::new(Power(control.clone()))))?;
-    Ok(())
-}
-struct Cmos(u8);
-impl devices::bus::BusDevice for Cmos {
-    fn read(&mut self, _o: u64, out: &mut [u8]) {
-        out[0] = match self.0 & 0x7f {
-            0x0a => 0x26,
-            0x0b => 2,
-            0x0d => 0x80,
-            7 | 8 => 1,
-            9 => 0x26,
-            0x32 => 0x20,
-            _ => 0,
-        };
-    }
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        if offset == 0 {
-            self.0 = data[0];
-        }
-    }
-}
 
-struct Conf1(u32);
-impl devices::bus::BusDevice for Conf1 {
-    fn read(&mut self, o: u64, out: &mut [u8]) {
-        let v = if o < 4 {
-            self.0
-        } else if self.0 & 0x00ff_ff00 == 0 {
-            match self.0 & 0xfc {
-                0 => 0x0d57_1b36,
-                8 => 0x0600_0000,
-                _ => 0,
-            }
-        } else {
-            !0
-        };
-        let b = v.to_le_bytes();
-        for (i, x) in out.iter_mut().enumerate() {
-            *x = b[(o as usize % 4 + i) % 4];
-        }
-    }
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        if offset == 0 && data.len() == 4 {
-            self.0 = u32::from_le_bytes(data.try_into().unwrap());
-        }
-    }
+/// What becomes of a guest's word about itself.
+fn sink(control: Arc<Control>) -> EventSink {
+    Arc::new(move |event| match event {
+        GuestEvent::PowerOff => control.finish(Exit::Shutdown { guest_status: None }),
+        GuestEvent::Reset => control.finish(Exit::Reset),
+        GuestEvent::Panicked => control.finish(Exit::Panic),
+        GuestEvent::CrashLoaded => tracing::warn!("the guest's kernel panicked; its crash kernel takes over"),
+        GuestEvent::Mark(mark) => control.set_mark(mark),
+        GuestEvent::Status(status) => control.set_guest_status(status),
+    })
 }

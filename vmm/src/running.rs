@@ -1,13 +1,12 @@
 //! A machine that runs: a handle to command it, and a wait for its end.
 
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use std::time::Duration;
 
 use crate::exit::Exit;
 use crate::kvm::KvmError;
 use crate::machine::Kept;
+use crate::supervisor::{self, Signals};
 use crate::vcpu::{Control, Next, RunningVcpu};
 
 /// Why a machine could not go on.
@@ -91,17 +90,28 @@ impl RunningVm {
         self.handle.control.ended()
     }
 
-    /// Waits for the machine's end, frees all it had, and tells how it ended.
-    pub fn wait(mut self) -> Result<Exit, Failure> {
-        let epoll = Epoll::new()?;
-        let ended = self.ended().as_raw_fd();
-        epoll.ctl(ControlOperation::Add, ended, EpollEvent::new(EventSet::IN, 0))?;
-        while let Err(e) = epoll.wait(-1, &mut [EpollEvent::default()]) {
-            if e.kind() != std::io::ErrorKind::Interrupted {
-                return Err(Failure::Wait(e));
-            }
-        }
+    /// Whether the machine has ended.
+    pub fn has_ended(&self) -> bool {
+        self.handle.control.has_ended()
+    }
+
+    /// A number that changes whenever the guest writes to a console or marks a boot phase.
+    pub(crate) fn signs_of_life(&self) -> u64 {
+        let written = |kept: &Kept| kept.consoles.iter().map(|c| c.tail.written()).sum();
+        self.kept.as_ref().map_or(0, written) + u64::from(self.handle.control.mark())
+    }
+
+    /// Whether the guest's init has come to run its command.
+    pub(crate) fn command_runs(&self) -> bool {
+        self.handle.control.mark() >= devices::legacy::boot_mark::MARK_COMMAND
+    }
+
+    /// Waits for the machine's end, frees all it had, and tells how it ended. `signals` end it in order, and so
+    /// does silence as long as `silence` before the guest's command runs.
+    pub fn wait(mut self, signals: Option<&Signals>, silence: Option<Duration>) -> Result<Exit, Failure> {
+        let watched = supervisor::watch(&self, signals, silence);
         self.tear_down();
+        watched?;
         let outcome = self.handle.control.take_outcome().unwrap_or(Ok(Exit::Stopped))?;
         Ok(match outcome {
             Exit::Shutdown { .. } => Exit::Shutdown { guest_status: self.handle.control.guest_status() },

@@ -9,6 +9,7 @@
 //! 3. [`Chardev::start`] starts the thread.
 //! 4. Dropping the [`Pump`] carries over what is left, for a second at most, and removes what was made.
 
+mod escape;
 mod pump;
 mod ring;
 mod target;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use escape::Escape;
 pub use pump::Pump;
 use ring::Ring;
 pub use target::Target;
@@ -94,6 +96,7 @@ impl Shared {
 pub struct Chardev {
     shared: Arc<Shared>,
     target: Target,
+    escape: Option<Escape>,
 }
 
 impl Chardev {
@@ -111,6 +114,7 @@ impl Chardev {
         Ok(Self {
             shared: Arc::new(Shared { state: Mutex::new(state), wake, notify: Mutex::new(None) }),
             target,
+            escape: None,
         })
     }
 
@@ -137,11 +141,17 @@ impl Chardev {
         }
     }
 
+    /// Has `escape` called when the user types Ctrl-A x, and Ctrl-A typed twice reach the guest once: the way out
+    /// of a raw terminal, whose every other key is the guest's.
+    pub fn on_escape(&mut self, escape: impl Fn() + Send + 'static) {
+        self.escape = Some(Escape::new(Box::new(escape)));
+    }
+
     /// Starts carrying bytes, in a thread called `name`. Nothing to carry for [`Target::Null`].
     pub fn start(self, name: &str) -> Result<Option<Pump>, ChardevError> {
         match self.target {
             Target::Null => Ok(None),
-            target => Ok(Some(Pump::spawn(name, self.shared, target)?)),
+            target => Ok(Some(Pump::spawn(name, self.shared, target, self.escape)?)),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::target::{Listener, Target};
-use super::{IN_ROOM, Shared};
+use super::{Escape, IN_ROOM, Shared};
 
 /// A pipe that polls as writable takes this much without blocking (PIPE_BUF).
 const CHUNK: usize = 4096;
@@ -26,11 +26,16 @@ pub struct Pump {
 }
 
 impl Pump {
-    pub(super) fn spawn(name: &str, shared: Arc<Shared>, target: Target) -> io::Result<Self> {
+    pub(super) fn spawn(
+        name: &str,
+        shared: Arc<Shared>,
+        target: Target,
+        escape: Option<Escape>,
+    ) -> io::Result<Self> {
         let done = Arc::new((Mutex::new(false), Condvar::new()));
         let (theirs, finished) = (shared.clone(), done.clone());
         thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
-            let mut link = Link::new(target);
+            let mut link = Link::new(target, escape);
             while link.turn(&theirs) {}
             // The socket's path goes before the drop returns.
             drop(link);
@@ -57,12 +62,13 @@ struct Link {
     input: Option<OwnedFd>,
     client: Option<UnixStream>,
     listener: Option<Listener>,
+    escape: Option<Escape>,
     _slave: Option<std::fs::File>,
 }
 
 impl Link {
-    fn new(target: Target) -> Self {
-        let mut link = Self { out: None, input: None, client: None, listener: None, _slave: None };
+    fn new(target: Target, escape: Option<Escape>) -> Self {
+        let mut link = Self { out: None, input: None, client: None, listener: None, escape, _slave: None };
         match target {
             Target::Null => {}
             Target::Stream { out, input } => (link.out, link.input) = (Some(out), input),
@@ -169,7 +175,11 @@ impl Link {
         };
         match got {
             Ok(n) if n > 0 => {
-                shared.lock().input.extend(buf.get(..n).unwrap_or_default());
+                let got = buf.get(..n).unwrap_or_default();
+                match &mut self.escape {
+                    Some(escape) => shared.lock().input.extend(escape.filter(got)),
+                    None => shared.lock().input.extend(got),
+                }
                 if let Some(notify) = &*shared.notify.lock().unwrap_or_else(PoisonError::into_inner) {
                     notify();
                 }

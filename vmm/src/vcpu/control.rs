@@ -27,6 +27,7 @@ pub(crate) struct Control {
     changed: Condvar,
     /// The last status the guest's init reported, plus one; 0 for none.
     guest_status: std::sync::atomic::AtomicU16,
+    mark: AtomicU8,
     ended: EventFd,
 }
 
@@ -38,6 +39,7 @@ impl Control {
             outcome: Mutex::new(None),
             changed: Condvar::new(),
             guest_status: std::sync::atomic::AtomicU16::new(0),
+            mark: AtomicU8::new(0),
             ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
         })
     }
@@ -55,6 +57,21 @@ impl Control {
     /// What the guest's init reported, if anything.
     pub(crate) fn guest_status(&self) -> Option<u8> {
         self.guest_status.load(Ordering::Acquire).checked_sub(1).and_then(|s| u8::try_from(s).ok())
+    }
+
+    /// The guest's init reached a phase.
+    pub(crate) fn set_mark(&self, mark: u8) {
+        self.mark.store(mark, Ordering::Release);
+    }
+
+    /// The last phase the guest's init reached; 0 before any.
+    pub(crate) fn mark(&self) -> u8 {
+        self.mark.load(Ordering::Acquire)
+    }
+
+    /// Whether the machine has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.next.load(Ordering::Acquire) == Next::End as u8
     }
 
     /// Lets the vCPUs run or has them wait; an ended machine stays ended.

@@ -1,6 +1,6 @@
 //! The boot doctor: from what is known of a boot that ended badly, to its likely cause and the cure.
 //!
-//! 1. While the guest runs, each console's output also goes to a [`Tail`], which keeps its last few KiB.
+//! 1. While the guest runs, each console's backend keeps the last 16 KiB of its output.
 //! 2. At a bad end, [`Facts`] are put together and [`diagnose`] looks for the first of [`signatures`] that fits.
 //! 3. The [`Diagnosis`] prints as a few lines: the phase reached, the last console lines, cause and cure.
 //!
@@ -17,8 +17,6 @@ use crate::config::VmConfig;
 use crate::exit::Exit;
 use crate::report::Milestone;
 
-pub use console::Tail;
-
 /// What is known of a boot that ended.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
@@ -26,7 +24,7 @@ pub struct Facts<'a> {
     pub exit: Exit,
     /// How far it came.
     pub reached: Milestone,
-    /// The end of what the guest wrote to its consoles, raw.
+    /// The end of what the guest wrote to its consoles, raw: the serial port's first, then the virtio console's.
     pub console: &'a [u8],
     /// Where the first vCPU stood, if it is known.
     pub rip: Option<u64>,

@@ -13,7 +13,6 @@ mod memory;
 mod milestone;
 mod recorder;
 mod request;
-mod silence;
 mod summary;
 mod svg;
 mod text;
@@ -27,7 +26,6 @@ pub use memory::{Beside, beside};
 pub use milestone::Milestone;
 pub use recorder::{Counters, Recorder};
 pub use request::Request;
-pub use silence::{Silence, Verdict};
 pub use summary::{Reached, Report, Span};
 
 /// Why a report could not be handed over.

@@ -49,7 +49,6 @@ const TABLE: &[Signature] = &[
             ": Unknown symbol ",
             "modprobe: FATAL: Module",
             "could not insert module",
-            "can't load the module",
         ],
         advice: explain::module_mismatch,
     },
@@ -74,6 +73,7 @@ const TABLE: &[Signature] = &[
         words: &["ALERT! ", "Gave up waiting for root", "dracut-initqueue timeout", "Could not boot."],
         advice: explain::modules,
     },
+    Signature { class: Class::Modules, words: &["can't load the module"], advice: explain::module_mismatch },
     Signature {
         class: Class::DeviceWait,
         words: &["Waiting for root device", "A start job is running for", "Waiting for uevents"],

@@ -1,6 +1,6 @@
 //! Clumsy command lines: each is one clear sentence and the exit status of its class, before anything is built.
+#![allow(clippy::expect_used)] // a test says what it expects, in its helpers too
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -88,7 +88,7 @@ fn an_initrd_larger_than_memory_is_refused_before_it_is_read() {
     let dir = tempfile::tempdir().expect("a folder");
     let initrd = dir.path().join("initrd");
     // A hole costs nothing.
-    let hole = std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(&initrd).expect("ours");
+    let hole = std::fs::File::create(&initrd).expect("the folder is ours");
     hole.set_len(65 << 20).expect("a hole");
     let words =
         ["--kernel", &file(dir.path()), "--memory", "64M", "--initrd", initrd.to_str().expect("UTF-8")];
@@ -121,4 +121,31 @@ fn several_faults_are_told_one_a_line() {
     assert_eq!(status, 64);
     assert_eq!(said.lines().count(), 3, "{said}");
     assert!(said.lines().all(|line| line.starts_with("vmm: ")), "{said}");
+}
+
+#[test]
+fn a_dry_run_prints_a_configuration_that_reads_back_the_same() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let print = |words: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_vmm"))
+            .args(words)
+            .arg("--dry-run")
+            .output()
+            .expect("vmm starts");
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned(), out.stderr)
+    };
+    let kernel = file(dir.path());
+    let words =
+        ["--kernel", &kernel, "--memory", "128M,shared=on", "--serial", "socket=/run/x", "--rng", "on"];
+    let (status, first, said) = print(&words);
+    if status == Some(69) {
+        // A host without KVM is told so, and nothing is printed.
+        assert!(first.is_empty() && String::from_utf8_lossy(&said).contains("kvm"));
+        return;
+    }
+    let saved = dir.path().join("vm.json");
+    std::fs::write(&saved, &first).expect("the folder is ours");
+    let (_, second, _) = print(&["--config", saved.to_str().expect("UTF-8")]);
+    assert!(first.contains("\"shared\": true"), "{first}");
+    assert_eq!(first, second);
 }

@@ -1,1 +1,39 @@
-//! Integration tests of Kiwi VMM and the harness they use.
+//! Integration tests of Kiwi VMM and the harness they use: a real `vmm`, a real kernel, a real command.
+//!
+//! ```no_run
+//! let outcome = tests::TestVm::boot().cpus(4).command(&["nproc"]).run();
+//! outcome.assert_status(0);
+//! assert_eq!(outcome.output.trim(), "4");
+//! ```
+//! `cargo xtask test` builds what is needed and says where it is in two variables: `KIWI_VMM`, the binary, and
+//! `KIWI_ASSETS`, a folder with a guest image a kernel. A test that finds none fails and says so.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says what it expects by failing
+
+mod vm;
+
+pub use vm::{Outcome, TestVm};
+
+use std::path::PathBuf;
+
+/// The `vmm` under test.
+pub fn vmm() -> PathBuf {
+    asset("KIWI_VMM")
+}
+
+/// The folder of guest images, one for each of `6.1-cloud`, `6.1-generic` and `6.12-cloud`.
+pub fn assets() -> PathBuf {
+    asset("KIWI_ASSETS")
+}
+
+fn asset(variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    let path =
+        path.unwrap_or_else(|| panic!("{variable} is not set: run these tests with `cargo xtask test`"));
+    assert!(path.exists(), "{variable} names {}, which is not there", path.display());
+    path
+}
+
+/// A folder of this test's own, removed when dropped.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a scratch folder")
+}

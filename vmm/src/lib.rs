@@ -11,6 +11,7 @@ pub mod grammar;
 mod kvm;
 mod machine;
 mod plug;
+pub mod probe;
 mod ram;
 pub mod report;
 mod running;

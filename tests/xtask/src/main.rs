@@ -1,2 +1,46 @@
-//! The project's own commands: boot, test, testbed, lint, matrix.
-fn main() {}
+//! The project's own commands: `cargo xtask boot`, `test`, `testbed` and the tools behind them.
+
+mod bed;
+mod boot;
+mod build;
+mod error;
+mod host;
+mod kernels;
+mod suite;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot the host's own kernel with a generated initrd, to a shell or to a command
+    Boot(boot::Boot),
+    /// Run all of the project's checks and tests
+    Test(suite::Test),
+    /// Run a command in the test bed: an emulated host with a real KVM
+    Testbed(bed::Testbed),
+}
+
+fn main() -> ExitCode {
+    let done = match Xtask::parse().command {
+        Command::Boot(boot) => boot.run(),
+        Command::Test(test) => test.run(),
+        Command::Testbed(testbed) => testbed.run(),
+    };
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::from(error::STATUS)
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Every way in which a machine ends, told apart by the exit status, with nothing left behind.
+
+use std::process::Command;
+use std::time::Duration;
+
+use tests::TestVm;
+
+#[test]
+fn a_reset_is_told_from_a_power_off() {
+    TestVm::boot().command(&["reboot", "-f"]).run().assert_status(82);
+}
+
+#[test]
+fn the_keyboard_controllers_reset_is_one_too() {
+    let cmdline = "console=ttyS0 quiet panic=-1 reboot=k";
+    TestVm::boot().flag("--cmdline", cmdline).command(&["reboot", "-f"]).run().assert_status(82);
+}
+
+#[test]
+fn a_kernel_without_a_root_panics_and_the_doctor_says_so() {
+    let outcome = TestVm::boot().initrd(None).run();
+    assert!(matches!(outcome.status.code(), Some(80 | 82)), "{outcome}");
+}
+
+#[test]
+fn sigterm_ends_the_machine_at_any_moment() {
+    for wait in [0, 30, 300, 1500] {
+        let vm = TestVm::boot().flag("--console", "off").command(&["sleep", "1000"]);
+        let child = vm.start();
+        std::thread::sleep(Duration::from_millis(wait));
+        let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
+        assert!(killed.success());
+        let outcome = tests::wait(child, Duration::from_secs(30));
+        // Before the signals are blocked the default action ends the process.
+        let by_default = std::os::unix::process::ExitStatusExt::signal(&outcome.status) == Some(15);
+        assert!(by_default || outcome.status.code() == Some(143), "after {wait} ms: {outcome}");
+    }
+}
+
+#[test]
+fn a_second_machine_on_the_same_socket_is_refused() {
+    let vm = TestVm::boot().command(&["sleep", "1000"]);
+    let socket = format!("socket={}", vm.scratch().join("serial.sock").display());
+    let vm = vm.flag("--serial", &socket);
+    let mut first = vm.start();
+    let path = vm.scratch().join("serial.sock");
+    while !path.exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = tests::wait(vm.start(), Duration::from_secs(30));
+    second.assert_status(64).assert_sentence(&["in use"]);
+    let killed = Command::new("kill").arg(first.id().to_string()).status().expect("kill runs");
+    assert!(killed.success());
+    first.wait().expect("it ends");
+    assert!(!path.exists(), "the socket is left behind");
+}

@@ -1,0 +1,253 @@
+//! The test bed: a Linux host under QEMU's emulation, whose `/dev/kvm`, `/dev/vhost-net` and `/dev/vhost-vsock` are
+//! the real kernel's. docs/testbed.md tells how and why.
+//!
+//! 1. A kernel with its modules and a one-page init become the L1's initrd, once.
+//! 2. The L1 mounts this machine's root over 9p and runs the command there, in the same folder.
+//! 3. The command's input and output are the L1's second serial port, byte for byte; its console is a log.
+//! 4. The exit status comes back as a file. Without that file the bed itself has died, which is an error.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use guest::{Archive, ModuleTree};
+use guest_kernel::Cache;
+
+use crate::error::{Doing, Error, Result};
+use crate::host;
+use crate::kernels::{self, Flavour};
+
+/// Run a command in the test bed.
+#[derive(clap::Args)]
+pub(crate) struct Testbed {
+    /// Seconds until the bed is taken for hung
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    command: Vec<OsString>,
+}
+
+impl Testbed {
+    pub(crate) fn run(self) -> Result<u8> {
+        Bed::prepare()?.run(&Job::new(self.command), Duration::from_secs(self.timeout))
+    }
+}
+
+/// What the L1 needs: network, file sharing, nested virtualization.
+const MODULES: [&str; 7] = ["virtio_pci", "9p", "9pnet_virtio", "kvm_amd", "tun", "vhost_net", "vhost_vsock"];
+
+/// The L1's own command line. One emulated CPU: with two, a guest hangs now and then.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
+
+/// Set in every process of the bed.
+pub(crate) const INSIDE: &str = "KIWI_TESTBED";
+
+/// A bed that is ready to be started.
+pub(crate) struct Bed {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    home: PathBuf,
+}
+
+/// What to run in it.
+pub(crate) struct Job {
+    words: Vec<OsString>,
+    env: Vec<(String, OsString)>,
+}
+
+impl Job {
+    pub(crate) fn new(words: Vec<OsString>) -> Self {
+        Self { words, env: Vec::new() }
+    }
+
+    /// Adds a variable to the command's environment.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+}
+
+impl Bed {
+    /// Installs, downloads and builds what is missing.
+    pub(crate) fn prepare() -> Result<Self> {
+        host::need(&[("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")])?;
+        let home = host::target().join("testbed");
+        fs::create_dir_all(&home).doing(format_args!("making {}", home.display()))?;
+        let source = kernels::debian(Flavour::Generic61)?;
+        let cache = Cache::open(&host::target().join("cache")).doing("opening the kernel cache")?;
+        let vmlinux = cache.vmlinux(&source.kernel).doing("unpacking the bed's kernel")?;
+        let kernel = vmlinux.path.ok_or_else(|| Error::new("the bed's kernel could not be kept on disk"))?;
+        let tree = ModuleTree::open(&source.modules, &source.release).doing("reading the bed's modules")?;
+        let initrd = home.join("initrd");
+        write_if_new(&initrd, &initrd_of(&tree)?)?;
+        Ok(Self { kernel, initrd, home })
+    }
+
+    /// Runs `job`; its exit status. A bed that dies or hangs is an error, never a status.
+    pub(crate) fn run(&self, job: &Job, timeout: Duration) -> Result<u8> {
+        let run = self.home.join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&run).doing(format_args!("making {}", run.display()))?;
+        let done = self.run_in(&run, job, timeout);
+        if done.is_ok() {
+            let _ = fs::remove_dir_all(&run);
+        }
+        done
+    }
+
+    fn run_in(&self, run: &Path, job: &Job, timeout: Duration) -> Result<u8> {
+        let (script, status, console) = (run.join("job"), run.join("status"), run.join("console.log"));
+        fs::write(&script, script_of(job, &status)?).doing(format_args!("writing {}", script.display()))?;
+        let interactive = std::io::stdin().is_terminal();
+        let mut qemu = self.qemu(&script, &console, interactive);
+        if std::env::var_os("CI").is_some() {
+            qemu.stdin(Stdio::null());
+        }
+        let mut child = qemu.spawn().doing("starting qemu-system-x86_64")?;
+        let ended = wait(&mut child, timeout);
+        match fs::read_to_string(&status).ok().and_then(|text| text.trim().parse().ok()) {
+            Some(status) => Ok(status),
+            None => Err(died(ended, timeout, &console)),
+        }
+    }
+
+    fn qemu(&self, script: &Path, console: &Path, interactive: bool) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args([
+            "-accel",
+            "tcg,thread=single",
+            "-cpu",
+            "max,-erms,-fsrm",
+            "-M",
+            "q35",
+            "-m",
+            "6G",
+            "-smp",
+            "1",
+        ])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(&self.kernel)
+        .arg("-initrd")
+        .arg(&self.initrd)
+        .arg("-append")
+        .arg(format!("{CMDLINE} kiwi.job={} kiwi.tty={}", script.display(), u8::from(interactive)))
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .args(["-chardev", "stdio,id=job,signal=off", "-serial", "chardev:job"])
+        .args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,multidevs=remap"]);
+        qemu
+    }
+}
+
+fn wait(child: &mut Child, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match child.try_wait() {
+            Ok(Some(_)) | Err(_) => return true,
+            Ok(None) if Instant::now() >= deadline => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return false;
+            }
+            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn died(ended: bool, timeout: Duration, console: &Path) -> Error {
+    let mut text = String::new();
+    if let Ok(mut file) = File::open(console) {
+        let _ = file.read_to_string(&mut text);
+    }
+    let last: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(15).collect();
+    let tail: String = last.iter().rev().map(|l| format!("\n  {l}")).collect();
+    let what = if ended { "died".to_owned() } else { format!("hung for {} s", timeout.as_secs()) };
+    Error::new(format!("THE TEST BED {what} without the command's status. Its console ended with:{tail}"))
+}
+
+/// The shell script that the L1 runs in this machine's root.
+fn script_of(job: &Job, status: &Path) -> Result<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    let quote = |word: &[u8]| -> Vec<u8> {
+        let mut out = vec![b'\''];
+        word.iter().for_each(|b| if *b == b'\'' { out.extend(b"'\\''") } else { out.push(*b) });
+        out.push(b'\'');
+        out
+    };
+    let cwd = std::env::current_dir().doing("finding the current folder")?;
+    let mut script = b"cd ".to_vec();
+    script.extend(quote(cwd.as_os_str().as_bytes()));
+    // Sockets and locks belong on a file system of the bed's own, not on 9p.
+    script.extend(format!("\nexport {INSIDE}=1 TMPDIR=/run/tmp\n").bytes());
+    let inherited =
+        ["PATH", "HOME", "TERM"].iter().filter_map(|n| Some(((*n).to_owned(), std::env::var_os(n)?)));
+    for (name, value) in inherited.chain(job.env.iter().cloned()) {
+        script.extend(format!("export {name}=").bytes());
+        script.extend(quote(value.as_bytes()));
+        script.push(b'\n');
+    }
+    for word in &job.words {
+        script.extend(quote(word.as_bytes()));
+        script.push(b' ');
+    }
+    // Written under another name first: a status half written must not be read.
+    let (part, status) = (status.with_extension("part"), status);
+    script.extend(format!("\necho $? > '{}' && mv '{0}' '{}'\n", part.display(), status.display()).bytes());
+    Ok(script)
+}
+
+const INIT: &str = r#"#!/bin/busybox sh
+b=/bin/busybox
+$b mkdir -p /proc /sys /dev /mnt
+$b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t devtmpfs dev /dev
+$b mkdir -p /dev/pts /dev/shm; $b mount -t devpts devpts /dev/pts; $b mount -t tmpfs shm /dev/shm
+while read m; do $b insmod /lib/modules/$m; done < /lib/modules/order
+$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 host /mnt || { echo "no root over 9p"; $b poweroff -f; }
+for d in proc sys dev dev/pts dev/shm; do $b mount --bind /$d /mnt/$d; done
+$b mount -t tmpfs run /mnt/run; $b mkdir -m 1777 /mnt/run/tmp
+$b mount -t debugfs debugfs /sys/kernel/debug; $b mount -t tracefs tracefs /sys/kernel/tracing
+for word in $($b cat /proc/cmdline); do case $word in kiwi.job=*) job=${word#*=};; kiwi.tty=*) tty=${word#*=};; esac; done
+$b ip link set lo up
+[ "$tty" = 1 ] && mode="sane" || mode="raw -echo"
+$b stty -F /dev/ttyS1 115200 $mode
+$b setsid $b chroot /mnt /bin/sh -c "exec /bin/sh '$job' <>/dev/ttyS1 >&0 2>&0"
+$b stty -F /dev/ttyS1 raw
+echo job done
+$b poweroff -f
+"#;
+
+fn initrd_of(tree: &ModuleTree) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    archive.file("init", 0o755, INIT);
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|p| fs::read(p).ok());
+    archive.file("bin/busybox", 0o755, busybox.ok_or_else(|| Error::new("busybox is not installed"))?);
+    archive.char_device("dev/console", (5, 1));
+    let mut order = String::new();
+    for module in tree.closure(MODULES).doing("finding the bed's modules")? {
+        order += &format!("{}.ko\n", module.name);
+        archive.file(&format!("lib/modules/{}.ko", module.name), 0o644, module.content);
+    }
+    archive.file("lib/modules/order", 0o644, order);
+    archive.to_bytes().doing("writing the bed's initrd")
+}
+
+/// Writes a file only where its content changes.
+pub(crate) fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    fs::write(path, bytes).doing(format_args!("writing {}", path.display()))
+}
+
+impl Job {
+    /// Runs the job on this machine.
+    pub(crate) fn here(&self) -> Result<()> {
+        let (program, rest) =
+            self.words.split_first().ok_or_else(|| Error::new("there is nothing to run"))?;
+        host::run(Command::new(program).args(rest).envs(self.env.iter().map(|(n, v)| (n, v))))
+    }
+}

@@ -1,0 +1,152 @@
+//! `cargo xtask boot`: the host's own kernel, a generated initrd, our own VMM, your command.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use guest::{Compression, Source, Spec};
+use guest_kernel::Cache;
+
+use crate::bed::{Bed, INSIDE, Job};
+use crate::build::{self, Programs};
+use crate::error::{Doing, Result};
+use crate::{host, kernels};
+
+/// Boot the host's own kernel with a generated initrd.
+#[derive(clap::Args)]
+pub(crate) struct Boot {
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 1)]
+    cpus: u8,
+    /// Guest memory
+    #[arg(long, default_value = "512M")]
+    memory: String,
+    /// How virtio devices are attached: pci or mmio
+    #[arg(long, default_value = "pci")]
+    transport: String,
+    /// Show the kernel's console on standard error instead of keeping it in a log
+    #[arg(long)]
+    show_console: bool,
+    /// Command to run in the guest; without one, a shell
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// How long a boot in the bed may take; nobody waits longer for an emulated one.
+const LIMIT: Duration = Duration::from_secs(3600);
+
+impl Boot {
+    pub(crate) fn run(self) -> Result<u8> {
+        host::need(&[("busybox", "busybox-static")])?;
+        let programs = build::programs()?;
+        let source = kernels::of_host()?;
+        let image = image(&source, &programs, &host::target().join("guest"))?;
+        let initrd = self.initrd(&image)?;
+        let words = self.words(&programs, &image, &initrd);
+        let status =
+            if std::env::var_os(INSIDE).is_some() { self.here(&words) } else { self.anywhere(words) };
+        let _ = fs::remove_file(&initrd);
+        status
+    }
+
+    fn anywhere(&self, words: Vec<OsString>) -> Result<u8> {
+        match host::runs_guests()? {
+            Ok(()) => self.here(&words),
+            Err(why) => {
+                eprintln!("xtask: {why}; using the test bed");
+                Bed::prepare()?.run(&Job::new(words), LIMIT)
+            }
+        }
+    }
+
+    fn here(&self, words: &[OsString]) -> Result<u8> {
+        let (program, rest) =
+            words.split_first().map_or((OsString::from("vmm"), words), |(p, r)| (p.clone(), r));
+        let mut vmm = Command::new(program);
+        vmm.args(rest);
+        if !std::io::stdin().is_terminal() && std::env::var_os("CI").is_some() {
+            vmm.stdin(Stdio::null());
+        }
+        let status = vmm.status().doing("starting the vmm")?;
+        Ok(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(crate::error::STATUS))
+    }
+
+    /// The image's initrd with the command behind it, in a file of this run's own.
+    fn initrd(&self, image: &Image) -> Result<PathBuf> {
+        let command = guest::Command {
+            argv: self.command.clone(),
+            interactive: self.command.is_empty() && std::io::stdin().is_terminal(),
+            ..guest::Command::default()
+        };
+        let mut bytes = fs::read(&image.initrd).doing(format_args!("reading {}", image.initrd.display()))?;
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(command.segment().doing("packing the command")?);
+        let path = image.initrd.with_extension(format!("run-{}", std::process::id()));
+        fs::write(&path, bytes).doing(format_args!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn words(&self, programs: &Programs, image: &Image, initrd: &Path) -> Vec<OsString> {
+        let log = host::target().join("guest").join("console.log");
+        // The command talks over the serial port until there is a virtio console to give it.
+        let _ = (&log, self.show_console);
+        let tty = std::io::stdin().is_terminal();
+        let mut words: Vec<OsString> = vec![programs.vmm.clone().into()];
+        let mut put = |flag: &str, value: OsString| words.extend([flag.into(), value]);
+        put("--kernel", image.kernel.clone().into());
+        put("--initrd", initrd.into());
+        put("--cpus", self.cpus.to_string().into());
+        put("--memory", self.memory.clone().into());
+        put("--transport", self.transport.clone().into());
+        put("--serial", if tty { "tty".into() } else { "stdio".into() });
+        words.push("--guest-status".into());
+        words
+    }
+}
+
+/// A guest image on disk.
+pub(crate) struct Image {
+    /// The unpacked kernel, or the vmlinuz where only it can unpack itself.
+    pub(crate) kernel: PathBuf,
+    /// The base initrd.
+    pub(crate) initrd: PathBuf,
+}
+
+/// The image of `source` below `dir`, built when there is none or its makings have changed.
+pub(crate) fn image(source: &Source, programs: &Programs, dir: &Path) -> Result<Image> {
+    let out = dir.join(&source.release);
+    let makings = makings(source, programs)?;
+    let stamp = out.join("makings");
+    if fs::read_to_string(&stamp).is_ok_and(|old| old == makings) {
+        return Ok(Image { kernel: out.join("vmlinux"), initrd: out.join("initrd") });
+    }
+    eprintln!("xtask: building the guest image of {}", source.release);
+    let cache = Cache::open(&host::target().join("cache")).doing("opening the kernel cache")?;
+    let spec = Spec {
+        source: source.clone(),
+        modules: Vec::new(),
+        with_modules: true,
+        init: programs.init.clone(),
+        busybox: None,
+        command: guest::Command::default(),
+        compression: Compression::default(),
+    };
+    fs::create_dir_all(&out).doing(format_args!("making {}", out.display()))?;
+    let manifest = guest::build(&spec, &cache, &out, |_| {}).doing("building the guest image")?;
+    fs::write(&stamp, makings).doing("writing the image's makings")?;
+    Ok(Image { kernel: out.join(manifest.kernel), initrd: out.join("initrd") })
+}
+
+/// What an image is made of: when one of these changes, so does the image.
+fn makings(source: &Source, programs: &Programs) -> Result<String> {
+    let mut text = String::new();
+    for path in [&source.kernel, &source.modules, &programs.init] {
+        let meta = fs::metadata(path).doing(format_args!("examining {}", path.display()))?;
+        let modified = meta.modified().doing("reading a file's time")?;
+        text += &format!("{} {} {modified:?}\n", path.display(), meta.len());
+    }
+    Ok(text)
+}

@@ -1,0 +1,77 @@
+//! Building our own programs.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::error::{Doing, Error, Result};
+use crate::host;
+
+/// The target everything is built for; `.cargo/config.toml` names it too.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(host::root());
+    cargo
+}
+
+/// Programs as users get them.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    /// The VMM.
+    pub(crate) vmm: PathBuf,
+    /// The guest's pid 1.
+    pub(crate) init: PathBuf,
+}
+
+/// Builds the VMM and the guest's init for release.
+pub(crate) fn programs() -> Result<Programs> {
+    // One form of the command for all, or features are resolved anew and everything is built twice.
+    host::run(cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "vmm",
+        "--package",
+        "guest-init",
+    ]))?;
+    let dir = release();
+    Ok(Programs { vmm: dir.join("vmm"), init: dir.join("guest-init") })
+}
+
+fn release() -> PathBuf {
+    host::target().join(TARGET).join("release")
+}
+
+/// Builds an example of the vmm crate.
+pub(crate) fn example(name: &str) -> Result<PathBuf> {
+    host::run(cargo().args(["build", "--quiet", "--release", "--package", "vmm", "--example", name]))?;
+    Ok(release().join("examples").join(name))
+}
+
+/// Builds the integration tests and gives their executables.
+pub(crate) fn integration_tests() -> Result<Vec<PathBuf>> {
+    let json = host::output(cargo().args([
+        "test",
+        "--quiet",
+        "--package",
+        "tests",
+        "--tests",
+        "--no-run",
+        "--message-format=json",
+    ]))?;
+    let mut found = Vec::new();
+    for line in json.lines() {
+        let message: serde_json::Value = serde_json::from_str(line).doing("reading cargo's messages")?;
+        let is_test = message["target"]["kind"][0] == "test";
+        if let (true, Some(path)) = (is_test, message["executable"].as_str()) {
+            found.push(PathBuf::from(path));
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::new("there are no integration tests to run, which cannot be right"));
+    }
+    Ok(found)
+}

@@ -94,7 +94,7 @@ impl TestVm {
     pub fn start(&self) -> Child {
         let mut vmm = Command::new(crate::vmm());
         vmm.arg("--kernel").arg(&self.kernel);
-        if let Some(initrd) = self.initrd() {
+        if let Some(initrd) = self.packed() {
             vmm.arg("--initrd").arg(initrd);
         }
         vmm.args(["--serial", "stdio"]).args(&self.flags);
@@ -105,7 +105,7 @@ impl TestVm {
         vmm.spawn().expect("vmm starts")
     }
 
-    fn initrd(&self) -> Option<PathBuf> {
+    fn packed(&self) -> Option<PathBuf> {
         let (base, command) = (self.initrd.as_ref()?, self.command.as_ref());
         let Some(argv) = command else { return Some(base.clone()) };
         let mut bytes = fs::read(base).expect("the initrd can be read");

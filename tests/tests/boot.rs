@@ -1,4 +1,5 @@
 //! Boots of real kernels to real commands.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests say what they expect by failing
 
 use tests::TestVm;
 

@@ -94,16 +94,35 @@ impl VmBuilder {
 }
 
 fn open_files(config: &VmConfig) -> Result<BootFiles, BuildError> {
+    let (kernel, given) = (open_kernel(&config.boot.kernel)?, config.boot.kernel.clone());
     let open = |what, path: &Path| -> Result<(File, PathBuf), BuildError> {
         File::open(path)
             .map(|f| (f, path.to_owned()))
             .map_err(|source| BootError::Read { what, path: path.to_owned(), source }.into())
     };
     Ok(BootFiles {
-        kernel: open("kernel", &config.boot.kernel)?,
+        kernel: (kernel, given),
         initrd: config.boot.initrd.as_deref().map(|p| open("initrd", p)).transpose()?,
         cmdline: config.boot.cmdline.clone().unwrap_or_else(|| cmdline::DEFAULT.to_owned()),
     })
+}
+
+/// The kernel as an ELF file: itself, or its payload unpacked once and kept; a payload that only the kernel itself
+/// can unpack is booted as it is.
+fn open_kernel(path: &Path) -> Result<File, BuildError> {
+    let cache = guest_kernel::Cache::open_default().unwrap_or_else(|why| {
+        tracing::warn!("unpacked kernels are not kept: {why}");
+        guest_kernel::Cache::none()
+    });
+    match cache.vmlinux(path) {
+        Ok(vmlinux) => Ok(vmlinux.file),
+        Err(why) if why.is_fallback() => {
+            tracing::warn!("the guest unpacks its kernel itself: {why}");
+            File::open(path)
+                .map_err(|source| BootError::Read { what: "kernel", path: path.to_owned(), source }.into())
+        }
+        Err(why) => Err(BootError::Unpack(why).into()),
+    }
 }
 
 fn vcpus(kvm: &kvm_ioctls::Kvm, vm: &Vm, count: u8, entry: regs::Entry) -> Result<Vec<Vcpu>, BuildError> {

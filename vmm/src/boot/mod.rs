@@ -7,6 +7,7 @@
 mod bzimage;
 pub(crate) mod cmdline;
 mod elf;
+mod image;
 mod initrd;
 mod params;
 
@@ -39,6 +40,9 @@ pub enum BootError {
         /// What is wrong and what to do.
         why: String,
     },
+    /// The kernel cannot be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] guest_kernel::Error),
     /// The initrd has no room.
     #[error(
         "initrd {path} of {mib} MiB does not fit behind the kernel in guest memory; give the guest more memory \

@@ -11,7 +11,7 @@
 
 mod vm;
 
-pub use vm::{Outcome, TestVm};
+pub use vm::{Outcome, TestVm, wait};
 
 use std::path::PathBuf;
 

@@ -54,7 +54,7 @@ impl Area<'_> {
     fn put(&mut self, table: &dyn Aml) -> Result<u64, GuestMemoryError> {
         let (at, raw) = (self.next, bytes(table));
         let end = at + raw.len() as u64;
-        if end > layout::ACPI.0 + layout::ACPI.1 {
+        if end > layout::RESET_VECTOR {
             return Err(GuestMemoryError::InvalidGuestAddress(GuestAddress(end)));
         }
         self.ram.write_slice(&raw, GuestAddress(at))?;

@@ -53,6 +53,8 @@ pub(crate) const CMDLINE_MAX: usize = 2048;
 pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables, where a BIOS would have put them, RSDP first.
 pub(crate) const ACPI: (u64, u64) = (0xe_0000, 0x2_0000);
+/// Where a BIOS would have its reset entry (F000:FFF0), behind the tables.
+pub(crate) const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM above the BIOS area.
 pub(crate) const HIGH_RAM: u64 = 0x10_0000;
 

@@ -18,6 +18,11 @@ const HUGE: u64 = 1 << 7;
 /// Segment selectors the 64-bit boot protocol asks for (`__BOOT_CS` 0x10, `__BOOT_DS` 0x18).
 const GDT_ENTRIES: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 
+/// What stands at the BIOS's reset entry: `mov al, 0xfe; out 0x64, al; hlt; jmp -3`, the keyboard controller's reset
+/// pulse. Linux on a hardware-reduced platform without EFI restarts by going back to real mode and jumping there,
+/// unless `reboot=` says otherwise; with nothing there it would run through zeros for ever.
+const RESET_CODE: [u8; 7] = [0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
+
 /// How the first processor enters the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
@@ -44,7 +49,8 @@ pub(crate) fn write_tables(ram: &GuestMemoryMmap) -> Result<(), vm_memory::Guest
     ram.write_obj(pd | PRESENT_RW, GuestAddress(pdpt))?;
     // The first GiB, one to one: the kernel builds its own tables before it looks further.
     let entries: Vec<u8> = (0..512u64).flat_map(|i| (i << 21 | HUGE | PRESENT_RW).to_le_bytes()).collect();
-    ram.write_slice(&entries, GuestAddress(pd))
+    ram.write_slice(&entries, GuestAddress(pd))?;
+    ram.write_slice(&RESET_CODE, GuestAddress(layout::RESET_VECTOR))
 }
 
 fn flat(selector: u16, type_: u8, long: bool) -> kvm_segment {

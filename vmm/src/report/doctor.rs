@@ -118,7 +118,7 @@ pub struct Diagnosis {
     pub reached: Milestone,
     /// The line that gave it away, if it is not among the last ones.
     pub telling: Option<String>,
-    /// The last console lines, cleaned.
+    /// The last console lines, up to a panic, cleaned.
     pub last: Vec<String>,
     /// The likely cause: sentences.
     pub cause: String,
@@ -126,6 +126,8 @@ pub struct Diagnosis {
     pub cure: String,
 }
 
+/// Linux says this first when it gives up, whatever the level of its console.
+pub(crate) const PANIC: &str = "Kernel panic - not syncing:";
 /// How many of the last console lines are shown.
 const LAST_LINES: usize = 10;
 
@@ -136,7 +138,9 @@ pub fn diagnose(facts: &Facts<'_>) -> Option<Diagnosis> {
     }
     let lines = console::lines(facts.console);
     let finding = signatures::find(facts, &lines);
-    let last = lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default().to_vec();
+    // Behind a panic's own line come registers and traces, which push what led to it out of sight.
+    let end = lines.iter().position(|line| line.contains(PANIC)).map_or(lines.len(), |panic| panic + 1);
+    let last = lines.get(end.saturating_sub(LAST_LINES)..end).unwrap_or_default().to_vec();
     Some(Diagnosis {
         end: facts.exit,
         class: finding.class,

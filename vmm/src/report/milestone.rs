@@ -75,9 +75,12 @@ impl Milestone {
         }
     }
 
-    /// What the time before this instant went to: "load the kernel".
-    pub const fn work(self) -> &'static str {
+    /// What the time between `before` and this instant went to: "load the kernel".
+    pub fn work_since(self, before: Self) -> &'static str {
         match self {
+            // An init of somebody else's may set no marks, or only the last one.
+            Self::ModulesLoaded | Self::Marker if before < Self::InitEntered => "kernel and init",
+            Self::End if before < Self::Marker => "what the guest did then",
             Self::Exec => "",
             Self::Parsed => "exec, read and check words",
             Self::VmCreated => "create the machine",

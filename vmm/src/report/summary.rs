@@ -33,6 +33,8 @@ pub struct Report {
 /// The time between two milestones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
+    /// The milestone it began with.
+    pub since: Milestone,
     /// The milestone it led to.
     pub to: Milestone,
     /// When it began, since exec.
@@ -41,6 +43,13 @@ pub struct Span {
     pub took: Duration,
     /// VM exits in it.
     pub exits: Exits,
+}
+
+impl Span {
+    /// What the time went to, in words.
+    pub fn work(&self) -> &'static str {
+        self.to.work_since(self.since)
+    }
 }
 
 impl Report {
@@ -76,6 +85,7 @@ impl Report {
 
 fn span(before: &Reached, after: &Reached) -> Span {
     Span {
+        since: before.milestone,
         to: after.milestone,
         from: before.at,
         took: after.at.saturating_sub(before.at),
@@ -91,7 +101,7 @@ fn milestone(reached: &Reached) -> Value {
 
 fn span_value(span: &Span) -> Value {
     json!({
-        "to": span.to, "work": span.to.work(), "from_us": micros(span.from), "took_us": micros(span.took),
+        "to": span.to, "work": span.work(), "from_us": micros(span.from), "took_us": micros(span.took),
         "exits": span.exits,
     })
 }

@@ -135,7 +135,7 @@ struct Scale {
 fn row(out: &mut String, span: &Span, y: u32, scale: &Scale) {
     let base = y + 19;
     let in_guest = span.to > Milestone::FirstEntry;
-    text(out, (LABELS, base), "end", "", span.to.work());
+    text(out, (LABELS, base), "end", "", span.work());
     let (from, to) = (place(span.from, scale.whole), place(span.from + span.took, scale.whole));
     // The shortest span still shows.
     rect(out, (from, y + 7), ((to - from).max(2), ROW - 14), if in_guest { GUEST } else { VMM });

@@ -22,7 +22,7 @@ fn line(out: &mut String, span: &Span) {
     let at = time(span.from + span.took);
     let kinds: String = span.exits.by_kind.iter().map(|n| format!("{n:>6}")).collect();
     let Exits { total, to_userspace, .. } = span.exits;
-    let name = span.to.work();
+    let name = span.work();
     let _ = writeln!(out, "{name:<29}{at:>9}{:>9}{total:>7}{kinds}{to_userspace:>8}", time(span.took));
 }
 

@@ -199,6 +199,7 @@ pub(super) fn wordless(facts: &Facts<'_>, lines: &[String]) -> (Class, Advice) {
         Exit::TripleFault => (Class::TripleFault, triple_fault(facts, lines)),
         Exit::Panic if lines.is_empty() => (Class::NoConsole, no_console(facts)),
         Exit::Panic => (Class::Panic, panic(facts, "")),
+        Exit::Reset if !has_console(facts) => (Class::Reset, no_console(facts)),
         Exit::Reset => (Class::Reset, reset()),
         _ if facts.reached >= Milestone::InitEntered => in_init(facts),
         _ if lines.is_empty() => (Class::NoConsole, no_console(facts)),
@@ -245,6 +246,14 @@ fn reset() -> Advice {
     )
 }
 
+fn has_serial(facts: &Facts<'_>) -> bool {
+    facts.config.serial != ConsoleTarget::Off
+}
+
+fn has_console(facts: &Facts<'_>) -> bool {
+    has_serial(facts) || facts.config.console.as_ref().is_some_and(|c| *c != ConsoleTarget::Off)
+}
+
 /// What may keep a guest from being heard, the most likely first.
 fn no_console(facts: &Facts<'_>) -> Advice {
     let words: Vec<&str> =
@@ -252,12 +261,11 @@ fn no_console(facts: &Facts<'_>) -> Advice {
     let names = |device: &str| {
         words.iter().any(|w| w.strip_prefix("console=").is_some_and(|c| c.starts_with(device)))
     };
-    let serial = facts.config.serial != ConsoleTarget::Off;
-    let virtio = facts.config.console.as_ref().is_some_and(|c| *c != ConsoleTarget::Off);
+    let serial = has_serial(facts);
     let at = facts
         .rip
         .map_or_else(String::new, |rip| format!(" (vCPU 0 stands at RIP {rip:#x}, {})", region(rip)));
-    if !serial && !virtio {
+    if !has_console(facts) {
         return advice(
             "the machine has no console at all, so nothing it says is heard",
             "give it --serial tty",

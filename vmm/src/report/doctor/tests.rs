@@ -243,6 +243,17 @@ fn a_reset_without_a_panic_is_a_reset() {
     // With panic=-1 and no PVPANIC driver, the reset follows a panic that was printed.
     let found = diagnose(&facts(&config, Exit::Reset, include_str!("samples/no-root.txt"))).unwrap();
     assert_eq!(found.class, Class::NoRoot);
+    // Without a console nobody can know.
+    let mute = VmConfig { serial: ConsoleTarget::Off, ..config };
+    let found = diagnose(&facts(&mute, Exit::Reset, "")).unwrap();
+    expect(&found, Class::Reset, "no console at all", "--serial tty");
+}
+
+#[test]
+fn the_lines_shown_end_with_the_panic_and_not_with_its_registers() {
+    let found = panic(include_str!("samples/init-segfault.txt"));
+    assert!(found.last.last().unwrap().contains(PANIC), "{found}");
+    assert!(found.last.iter().any(|line| line.contains("segfault at 0")), "{found}");
 }
 
 #[test]

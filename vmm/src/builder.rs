@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::acpi;
 use crate::arch::{cpuid, layout, regs};
 use crate::boot::{self, BootError, BootFiles, Booted, cmdline};
 use crate::config::VmConfig;
-use crate::kvm::{self, KvmError, Vcpu, Vm};
+use crate::kvm::{self, KvmError, StatsReader, Vcpu, Vm};
 use crate::machine::{Kept, Machine};
 use crate::ram::{self, RamError};
+use crate::report::{Counters, Milestone, Recorder, TO_USERSPACE};
 use crate::vcpu::{Buses, Control, Runner};
 
 /// Why a machine could not be built.
@@ -50,47 +52,75 @@ impl BuildError {
 /// Makes a [`Machine`] from a configuration.
 pub struct VmBuilder {
     config: VmConfig,
+    recorder: Recorder,
 }
 
 impl From<VmConfig> for VmBuilder {
     fn from(config: VmConfig) -> Self {
-        Self { config }
+        Self { config, recorder: Recorder::off() }
     }
 }
 
 impl VmBuilder {
+    /// Has `recorder` told how far the boot comes, and what it costs.
+    pub fn record(self, recorder: &Recorder) -> Self {
+        Self { recorder: recorder.clone(), ..self }
+    }
+
     /// Builds and wires the machine; nothing of the guest has run when it returns.
     pub fn build(self) -> Result<Machine, BuildError> {
-        let config = self.config;
+        let Self { config, recorder } = self;
         let files = open_files(&config)?;
         let kvm = kvm::open()?;
         let vm = Vm::new(&kvm)?;
         let (ram, mapping) = ram::map(&config.memory)?;
         // Memory before the interrupt controllers: with an APIC present every slot change waits for readers.
         vm.map_ram(&ram)?;
+        recorder.reach(Milestone::VmCreated);
         let pins = crate::plug::pins(&config);
         vm.split_irqchip(pins)?;
         vm.set_tss_address(layout::TSS)?;
         let Booted { entry, copied } = boot::load(&ram, config.memory.size, &files)?;
-        let control = Arc::new(Control::new().map_err(BuildError::host("make an eventfd"))?);
+        recorder.add_copied(copied);
+        recorder.reach(Milestone::KernelLoaded);
+        let control = Arc::new(Control::new(recorder.clone()).map_err(BuildError::host("make an eventfd"))?);
         let buses = Buses::default();
         let plugged = crate::plug::attach(&config, &vm, &buses, &control)?;
         acpi::write(&ram, &plugged.described).map_err(BootError::Memory)?;
         let vcpus = vcpus(&kvm, &vm, config.cpus.boot, entry)?;
         let coalesced = crate::plug::coalesce(&vm);
         let coalesced = coalesced.then(|| Arc::new(Mutex::new(())));
-        let runners = vcpus
+        let returns = recorder.is_on().then(Arc::default);
+        let runners: Vec<_> = vcpus
             .into_iter()
             .map(|mut vcpu| Runner {
+                returns: returns.clone(),
                 coalesced: coalesced.clone().filter(|_| vcpu.map_coalesced()),
                 vcpu,
                 buses: buses.clone(),
                 control: control.clone(),
             })
             .collect();
-        let kept = Kept { consoles: plugged.consoles, raw: plugged.raw, buses, vm, ram, mapping };
-        Ok(Machine { runners, control, thread_start: Arc::new(|| Ok(())), kept, copied })
+        if let Some(returns) = returns {
+            count(&recorder, &runners, returns);
+        }
+        recorder.reach(Milestone::VcpusReady);
+        let kept = Kept { consoles: plugged.consoles, raw: plugged.raw, config, buses, vm, ram, mapping };
+        Ok(Machine { runners, control, thread_start: Arc::new(|| Ok(())), kept })
     }
+}
+
+/// Has the recorder read each vCPU's counters, and the returns to this process beside them.
+fn count(recorder: &Recorder, runners: &[Runner], returns: Arc<AtomicU64>) {
+    let vcpus: Vec<_> = runners.iter().filter_map(|r| r.vcpu.stats()).collect();
+    recorder.count_with(move || {
+        let mut sum = Counters::new();
+        for (name, number) in vcpus.iter().flat_map(StatsReader::read) {
+            *sum.entry(name).or_default() += number;
+        }
+        sum.insert(TO_USERSPACE.to_owned(), returns.load(Ordering::Relaxed));
+        sum
+    });
 }
 
 fn open_files(config: &VmConfig) -> Result<BootFiles, BuildError> {

@@ -2,6 +2,7 @@
 
 mod acpi;
 mod arch;
+mod autopsy;
 mod boot;
 mod builder;
 pub mod config;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
-use crate::kvm::{StatsReader, Vm, install_kick_handler};
+use crate::config::VmConfig;
+use crate::kvm::{Vm, install_kick_handler};
 use crate::plug::Console;
 use crate::ram::Mapping;
 use crate::running::{Failure, RunningVm};
@@ -17,8 +18,6 @@ pub struct Machine {
     pub(crate) control: Arc<Control>,
     pub(crate) thread_start: ThreadStart,
     pub(crate) kept: Kept,
-    /// Bytes copied from files to guest memory.
-    pub(crate) copied: u64,
 }
 
 /// What lives as long as the machine. Freed in the order of the fields: memory goes last.
@@ -26,6 +25,8 @@ pub(crate) struct Kept {
     /// Ends the terminal's raw mode last of what a user sees, when the consoles have said their last.
     pub(crate) consoles: Vec<Console>,
     pub(crate) raw: Option<Raw>,
+    /// What it was made from, for the boot doctor.
+    pub(crate) config: VmConfig,
     pub(crate) buses: Buses,
     pub(crate) vm: Vm,
     pub(crate) ram: GuestMemoryMmap,
@@ -46,10 +47,5 @@ impl Machine {
                 Err(Failure::Thread(e.to_string()))
             }
         }
-    }
-
-    /// Readers of each vCPU's counters, for a report.
-    pub(crate) fn stats(&self) -> Vec<StatsReader> {
-        self.runners.iter().filter_map(|r| r.vcpu.stats()).collect()
     }
 }

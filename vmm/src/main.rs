@@ -66,12 +66,11 @@ fn boot(run: Run) -> Result<u8, Error> {
     Ok(status(outcome.exit, run.guest_status))
 }
 
-/// INTERIM until `vmm::run` is there: no doctor, and a report without what happens inside.
 fn until_the_end(config: vmm::VmConfig, recorder: &Recorder) -> Result<Outcome, Error> {
     let signals = Signals::block().map_err(|e| Error::Host(e.into()))?;
     let silence = Some(config.silence).filter(|s| *s > 0).map(|s| Duration::from_secs(s.into()));
-    let exit = VmBuilder::from(config).build()?.start()?.wait(Some(&signals), silence)?;
-    Ok(Outcome { exit, report: recorder.finish(&[], exit), diagnosis: None })
+    let machine = VmBuilder::from(config).record(recorder).build()?;
+    Ok(machine.start()?.conclude(Some(&signals), silence)?)
 }
 
 fn status(exit: Exit, guests: bool) -> u8 {

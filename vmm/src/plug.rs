@@ -21,6 +21,7 @@ use crate::builder::BuildError;
 use crate::config::{ConsoleTarget, Transport, VmConfig};
 use crate::exit::Exit;
 use crate::kvm::{IrqLines, Vm};
+use crate::report::Milestone;
 use crate::terminal::Raw;
 use crate::vcpu::{Buses, Control};
 
@@ -140,6 +141,8 @@ impl Plug<'_> {
             let control = self.control.clone();
             chardev.on_escape(move || control.finish(Exit::Stopped));
         }
+        let control = self.control.clone();
+        chardev.on_first_output(move || control.recorder().reach(Milestone::FirstConsoleByte));
         if let Some(path) = chardev.pty() {
             tracing::warn!("a console of the guest is at {}", path.display());
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::exit::Exit;
+use crate::exit::{Exit, Outcome};
 use crate::kvm::KvmError;
 use crate::machine::Kept;
 use crate::supervisor::{self, Signals};
@@ -108,24 +108,38 @@ impl RunningVm {
 
     /// Waits for the machine's end, frees all it had, and tells how it ended. `signals` end it in order, and so
     /// does silence as long as `silence` before the guest's command runs.
-    pub fn wait(mut self, signals: Option<&Signals>, silence: Option<Duration>) -> Result<Exit, Failure> {
+    pub fn wait(self, signals: Option<&Signals>, silence: Option<Duration>) -> Result<Exit, Failure> {
+        self.conclude(signals, silence).map(|outcome| outcome.exit)
+    }
+
+    /// Like [`RunningVm::wait`], and tells what was learned: the boot report, if a recorder that is on was given to
+    /// the builder, and after a bad end what the boot doctor says.
+    pub fn conclude(
+        mut self,
+        signals: Option<&Signals>,
+        silence: Option<Duration>,
+    ) -> Result<Outcome, Failure> {
         let watched = supervisor::watch(&self, signals, silence);
-        self.tear_down();
+        self.join_vcpus();
         watched?;
-        let outcome = self.handle.control.take_outcome().unwrap_or(Ok(Exit::Stopped))?;
-        Ok(match outcome {
-            Exit::Shutdown { .. } => Exit::Shutdown { guest_status: self.handle.control.guest_status() },
-            other => other,
-        })
+        let control = self.handle.control.clone();
+        let exit = control.take_outcome().unwrap_or(Ok(Exit::Stopped))?;
+        let kept = self.kept.take();
+        let (exit, diagnosis) = kept.as_ref().map_or((exit, None), |kept| kept.autopsy(exit, &control));
+        let guest: Vec<_> = kept.iter().map(|kept| kept.mapping.addresses()).collect();
+        Ok(Outcome { exit, report: control.recorder().finish(&guest, exit), diagnosis })
     }
 
     fn tear_down(&mut self) {
+        self.join_vcpus();
+        self.kept = None;
+    }
+
+    fn join_vcpus(&mut self) {
         self.handle.kick();
         let mut vcpus =
             std::mem::take(&mut *self.handle.vcpus.lock().unwrap_or_else(PoisonError::into_inner));
         vcpus.iter_mut().for_each(RunningVcpu::join);
-        drop(vcpus);
-        self.kept = None;
     }
 }
 

@@ -62,6 +62,7 @@ pub enum ChardevError {
 }
 
 type Notify = Box<dyn Fn() + Send + Sync>;
+type Once = Box<dyn FnOnce() + Send>;
 
 /// What the device, the thread and a report share.
 struct Shared {
@@ -76,6 +77,8 @@ struct State {
     out: Ring,
     input: VecDeque<u8>,
     tail: Ring,
+    /// Waits for the first byte.
+    first_output: Option<Once>,
     /// Nothing is behind the output end: bytes are dropped without being counted.
     discard: bool,
     closing: bool,
@@ -108,6 +111,7 @@ impl Chardev {
             out: Ring::new(OUT_ROOM),
             input: VecDeque::new(),
             tail: Ring::new(TAIL),
+            first_output: None,
             discard: matches!(target, Target::Null),
             closing: false,
         };
@@ -131,6 +135,11 @@ impl Chardev {
     /// A reader of the last output, for a report.
     pub fn tail(&self) -> Tail {
         Tail(self.shared.clone())
+    }
+
+    /// Has `call` called once, on the device's thread, when the guest writes its first byte.
+    pub fn on_first_output(&self, call: impl FnOnce() + Send + 'static) {
+        self.shared.lock().first_output = Some(Box::new(call));
     }
 
     /// Where a pseudo-terminal can be found.
@@ -162,12 +171,15 @@ impl Output for OutputEnd {
     fn write(&mut self, bytes: &[u8]) {
         let mut state = self.0.lock();
         state.tail.push(bytes);
-        if state.discard {
-            return;
+        let first = state.first_output.take();
+        let idle = !state.discard && state.out.is_empty();
+        if !state.discard {
+            state.out.push(bytes);
         }
-        let idle = state.out.is_empty();
-        state.out.push(bytes);
         drop(state);
+        if let Some(call) = first {
+            call();
+        }
         // A thread that has bytes to carry looks for more by itself.
         if idle {
             self.0.wake();

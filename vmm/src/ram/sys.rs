@@ -67,6 +67,12 @@ impl Drop for Mapping {
 }
 
 impl Mapping {
+    /// Its addresses in this process.
+    pub(crate) fn addresses(&self) -> std::ops::Range<u64> {
+        let start = self.base.addr() as u64;
+        start..start + self.size as u64
+    }
+
     /// A view of `len` bytes from `offset` on; `None` past the end.
     pub(super) fn part(&self, offset: u64, len: u64) -> Option<MmapRegion> {
         let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);

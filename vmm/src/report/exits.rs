@@ -46,7 +46,7 @@ pub struct Exits {
 }
 
 /// The counter of returns to userspace, which KVM does not have and the machine adds.
-pub(super) const TO_USERSPACE: &str = "returns_to_userspace";
+pub(crate) const TO_USERSPACE: &str = "returns_to_userspace";
 
 impl Exits {
     /// The exits in `counters`.

@@ -21,6 +21,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+pub(crate) use exits::TO_USERSPACE;
 pub use exits::{Exits, Kind};
 pub use memory::{Beside, beside};
 pub use milestone::Milestone;

@@ -1,11 +1,12 @@
 //! What the vCPUs shall do, and how the machine ended: the one value all its threads share.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::exit::Exit;
+use crate::report::{Milestone, Recorder};
 use crate::running::Failure;
 
 /// What a vCPU does next.
@@ -29,11 +30,15 @@ pub(crate) struct Control {
     guest_status: std::sync::atomic::AtomicU16,
     mark: AtomicU8,
     ended: EventFd,
+    /// Told how far the boot has come.
+    recorder: Recorder,
+    /// Where the first vCPU, or the one that faulted, stood at the end.
+    rip: OnceLock<u64>,
 }
 
 impl Control {
     /// A machine that is paused.
-    pub(crate) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new(recorder: Recorder) -> std::io::Result<Self> {
         Ok(Self {
             next: AtomicU8::new(Next::Pause as u8),
             outcome: Mutex::new(None),
@@ -41,6 +46,8 @@ impl Control {
             guest_status: std::sync::atomic::AtomicU16::new(0),
             mark: AtomicU8::new(0),
             ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            recorder,
+            rip: OnceLock::new(),
         })
     }
 
@@ -62,11 +69,29 @@ impl Control {
     /// The guest's init reached a phase.
     pub(crate) fn set_mark(&self, mark: u8) {
         self.mark.store(mark, Ordering::Release);
+        if let Some(milestone) = Milestone::of_mark(mark) {
+            self.recorder.reach(milestone);
+        }
     }
 
     /// The last phase the guest's init reached; 0 before any.
     pub(crate) fn mark(&self) -> u8 {
         self.mark.load(Ordering::Acquire)
+    }
+
+    /// Who is told how far the boot has come.
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// A vCPU stands at `rip` and will not go on. The first one told counts.
+    pub(crate) fn set_rip(&self, rip: u64) {
+        let _ = self.rip.set(rip);
+    }
+
+    /// Where the first vCPU, or the one that faulted, stood at the end.
+    pub(crate) fn rip(&self) -> Option<u64> {
+        self.rip.get().copied()
     }
 
     /// Whether the machine has ended.

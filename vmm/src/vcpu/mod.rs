@@ -8,6 +8,7 @@
 mod control;
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -15,7 +16,9 @@ use devices::bus::Bus;
 
 pub(crate) use control::{Control, Next};
 
+use crate::exit::Exit;
 use crate::kvm::{Kicker, Vcpu, VmExit};
+use crate::report::Milestone;
 use crate::running::Failure;
 
 /// The two address spaces of the machine.
@@ -37,6 +40,17 @@ pub(crate) struct Runner {
     pub(crate) control: Arc<Control>,
     /// Present where the kernel collects writes to index registers.
     pub(crate) coalesced: Option<CoalescedTurn>,
+    /// Counts the returns to this process, where a report is asked for.
+    pub(crate) returns: Option<Arc<AtomicU64>>,
+}
+
+/// What came of an exit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Served {
+    /// It has been dealt with.
+    Done,
+    /// The machine cannot go on; where the processor stands is yet to be noted.
+    TripleFault,
 }
 
 /// Stack of a vCPU's thread: a page or two are used. Smaller than a huge page, or the host would back it by one.
@@ -66,11 +80,18 @@ impl Runner {
     }
 
     fn run(&mut self) {
+        let first = self.vcpu.id() == 0;
+        if first && self.control.wait_until_running() == Next::Run {
+            self.control.recorder().reach(Milestone::FirstEntry);
+        }
         while self.control.wait_until_running() == Next::Run {
             match self.step() {
                 Ok(()) => {}
                 Err(failure) => return self.control.fail(failure),
             }
+        }
+        if first {
+            self.control.set_rip(self.vcpu.rip());
         }
     }
 
@@ -83,10 +104,18 @@ impl Runner {
             // Collected writes came before what we are back for, so they are served before it.
             drain(&mut self.vcpu, &self.buses, turn);
         }
-        Self::serve(self.vcpu.exit(), &self.buses, &self.control)
+        if let Some(returns) = &self.returns {
+            returns.fetch_add(1, Ordering::Relaxed);
+        }
+        let served = Self::serve(self.vcpu.exit(), &self.buses, &self.control)?;
+        if served == Served::TripleFault {
+            self.control.set_rip(self.vcpu.rip());
+            self.control.finish(Exit::TripleFault);
+        }
+        Ok(())
     }
 
-    fn serve(exit: VmExit<'_>, buses: &Buses, control: &Control) -> Result<(), Failure> {
+    fn serve(exit: VmExit<'_>, buses: &Buses, control: &Control) -> Result<Served, Failure> {
         match exit {
             VmExit::PortIn { port, size, data } => {
                 data.chunks_mut(size).for_each(|element| {
@@ -104,11 +133,11 @@ impl Runner {
             VmExit::MmioWrite { addr, data } => {
                 buses.mmio.write(addr, data);
             }
-            VmExit::TripleFault => control.finish(crate::exit::Exit::TripleFault),
-            VmExit::Halted => control.finish(crate::exit::Exit::Shutdown { guest_status: None }),
+            VmExit::TripleFault => return Ok(Served::TripleFault),
+            VmExit::Halted => control.finish(Exit::Shutdown { guest_status: None }),
             VmExit::Failed { reason, detail } => return Err(Failure::Kvm { reason, detail }),
         }
-        Ok(())
+        Ok(Served::Done)
     }
 }
 

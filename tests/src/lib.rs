@@ -11,7 +11,7 @@
 
 mod vm;
 
-pub use vm::{Outcome, TestVm, wait};
+pub use vm::{Outcome, TestVm, until, wait};
 
 use std::path::PathBuf;
 

@@ -16,6 +16,7 @@ pub struct TestVm {
     kernel: PathBuf,
     initrd: Option<PathBuf>,
     command: Option<Vec<String>>,
+    serial: String,
     flags: Vec<String>,
     scratch: tempfile::TempDir,
 }
@@ -33,6 +34,7 @@ impl TestVm {
             kernel: home.join("vmlinux"),
             initrd: Some(home.join("initrd")),
             command: None,
+            serial: "stdio".to_owned(),
             flags: Vec::new(),
             scratch: crate::scratch(),
         }
@@ -58,6 +60,12 @@ impl TestVm {
     /// Guest memory, as the flag takes it.
     pub fn memory(self, size: &str) -> Self {
         self.flag("--memory", size)
+    }
+
+    /// Another target of the serial port than this process's standard input and output.
+    pub fn serial(mut self, target: &str) -> Self {
+        target.clone_into(&mut self.serial);
+        self
     }
 
     /// A flag with its value.
@@ -97,7 +105,7 @@ impl TestVm {
         if let Some(initrd) = self.packed() {
             vmm.arg("--initrd").arg(initrd);
         }
-        vmm.args(["--serial", "stdio"]).args(&self.flags);
+        vmm.args(["--serial", &self.serial]).args(&self.flags);
         if self.command.is_some() {
             vmm.arg("--guest-status");
         }
@@ -105,13 +113,17 @@ impl TestVm {
         vmm.spawn().expect("vmm starts")
     }
 
+    /// The initrd with the command behind it; made once, for an earlier start may still be reading it.
     fn packed(&self) -> Option<PathBuf> {
         let (base, command) = (self.initrd.as_ref()?, self.command.as_ref());
         let Some(argv) = command else { return Some(base.clone()) };
+        let path = self.scratch.path().join("initrd");
+        if path.exists() {
+            return Some(path);
+        }
         let mut bytes = fs::read(base).expect("the initrd can be read");
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes.extend(guest::command_segment(argv, &[]).expect("a command"));
-        let path = self.scratch.path().join("initrd");
         fs::write(&path, bytes).expect("the initrd can be written");
         Some(path)
     }
@@ -183,4 +195,13 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
         let _ = tell.send(bytes);
     });
     told
+}
+
+/// Waits until `what` holds; fails the test, saying `what`'s name, when it does not within half a minute.
+pub fn until(name: &str, mut what: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !what() {
+        assert!(Instant::now() < end, "waited in vain until {name}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -41,17 +41,15 @@ fn sigterm_ends_the_machine_at_any_moment() {
 #[test]
 fn a_second_machine_on_the_same_socket_is_refused() {
     let vm = TestVm::boot().command(&["sleep", "1000"]);
-    let socket = format!("socket={}", vm.scratch().join("serial.sock").display());
-    let vm = vm.flag("--serial", &socket);
-    let mut first = vm.start();
     let path = vm.scratch().join("serial.sock");
-    while !path.exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let vm = vm.serial(&format!("socket={}", path.display()));
+    let first = vm.start();
+    tests::until("the first machine's socket is there", || path.exists());
     let second = tests::wait(vm.start(), Duration::from_secs(30));
     second.assert_status(64).assert_sentence(&["in use"]);
+    assert!(path.exists(), "the second machine took the first one's socket away");
     let killed = Command::new("kill").arg(first.id().to_string()).status().expect("kill runs");
     assert!(killed.success());
-    first.wait().expect("it ends");
+    tests::wait(first, Duration::from_secs(30)).assert_status(143);
     assert!(!path.exists(), "the socket is left behind");
 }

@@ -69,12 +69,12 @@ impl Test {
     }
 
     fn start(&self, job: &Job) -> Result<()> {
-        if std::env::var_os(INSIDE).is_none() {
-            if let Err(why) = host::runs_guests()? {
-                println!("{why}; using the test bed");
-                Bed::prepare()?.run(job, LIMIT)?;
-                return Ok(());
-            }
+        if std::env::var_os(INSIDE).is_none()
+            && let Err(why) = host::runs_guests()?
+        {
+            println!("{why}; using the test bed");
+            Bed::prepare()?.run(job, LIMIT)?;
+            return Ok(());
         }
         job.here()
     }

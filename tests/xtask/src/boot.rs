@@ -40,7 +40,6 @@ const LIMIT: Duration = Duration::from_secs(3600);
 
 impl Boot {
     pub(crate) fn run(self) -> Result<u8> {
-        host::need(&[("busybox", "busybox-static")])?;
         let programs = build::programs()?;
         let source = kernels::of_host()?;
         let image = image(&source, &programs, &host::target().join("guest"))?;
@@ -123,6 +122,7 @@ pub(crate) fn image(source: &Source, programs: &Programs, dir: &Path) -> Result<
     if fs::read_to_string(&stamp).is_ok_and(|old| old == makings) {
         return Ok(Image { kernel: out.join("vmlinux"), initrd: out.join("initrd") });
     }
+    host::need(&[("busybox", "busybox-static")])?;
     eprintln!("xtask: building the guest image of {}", source.release);
     let cache = Cache::open(&host::target().join("cache")).doing("opening the kernel cache")?;
     let spec = Spec {

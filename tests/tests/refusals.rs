@@ -49,7 +49,7 @@ fn elf_headers_that_lie_are_refused() {
 
 #[test]
 fn a_folder_a_fifo_and_nothing_are_no_kernels() {
-    TestVm::boot().kernel("/").run().assert_status(65).assert_sentence(&["folder"]);
+    TestVm::boot().kernel("/").run().assert_status(65).assert_sentence(&["directory"]);
     TestVm::boot().kernel("/no/such/kernel").run().assert_status(65).assert_sentence(&["/no/such/kernel"]);
     let vm = TestVm::boot();
     let fifo = vm.scratch().join("fifo");
@@ -69,7 +69,7 @@ fn an_initrd_larger_than_memory_is_refused() {
 #[test]
 fn sizes_and_counts_out_of_range_are_refused() {
     TestVm::boot().memory("1M").run().assert_status(64);
-    TestVm::boot().memory("100000G").run().assert_status(69);
+    TestVm::boot().memory("1000G").run().assert_status(69);
     TestVm::boot().flag("--cpus", "0").run().assert_status(64);
     TestVm::boot().flag("--cpus", "10000").run().assert_status(64);
 }

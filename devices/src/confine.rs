@@ -7,10 +7,11 @@
 //! 1. [`Confinement::spawn`] makes a filter of the list and of what every thread needs: memory, locks, its own end.
 //! 2. The new thread takes the filter upon itself; only then does its work begin.
 //!
-//! Hazard: a thread inherits the filter of the one that starts it, and a filter only ever narrows. Workers are
-//! therefore started while the machine is built. A vCPU's thread, which serves a device's registers, can start none:
-//! a device that is activated by the guest hands its work to a worker that waits for it.
+//! Hazard: a thread inherits the filter of the one that starts it, and a filter only ever narrows. So a confined thread
+//! starts no other, and workers are started while the machine is built. A device that is activated by the guest, on a
+//! vCPU's thread, hands its work to a worker that waits for it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -29,6 +30,10 @@ pub enum Call {
 
 /// Confines the calling thread; made by one thread, called by another.
 pub type Entry = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+thread_local! {
+    static CONFINED: Cell<bool> = const { Cell::new(false) };
+}
 
 type Prepare = dyn Fn(&[Call]) -> io::Result<Entry> + Send + Sync;
 
@@ -50,13 +55,17 @@ impl Confinement {
     /// Starts a thread confined to `calls`, to run `body`.
     ///
     /// # Errors
-    /// The host has no thread to give, or will not confine it; then `body` has not run.
+    /// The host has no thread to give, or will not confine it, or the calling thread is confined itself; then `body`
+    /// has not run.
     pub fn spawn<T: Send + 'static>(
         &self,
         thread: Builder,
         calls: &[Call],
         body: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<JoinHandle<Option<T>>> {
+        if CONFINED.get() {
+            return Err(io::Error::other("a confined thread cannot start another; start it before"));
+        }
         // Made here, not there: a thread that allocates much has a heap of its own, which stays.
         let entry = self.prepare(calls)?;
         let (tell, told) = sync_channel(1);
@@ -80,7 +89,12 @@ impl Confinement {
     }
 
     fn prepare(&self, calls: &[Call]) -> io::Result<Entry> {
-        self.0.as_ref().map_or_else(|| Ok(Box::new(|| Ok(())) as Entry), |prepare| prepare(calls))
+        let Some(prepare) = &self.0 else { return Ok(Box::new(|| Ok(()))) };
+        let entry = prepare(calls)?;
+        Ok(Box::new(move || {
+            CONFINED.set(true);
+            entry()
+        }))
     }
 }
 
@@ -123,6 +137,16 @@ mod tests {
         let unprepared = Confinement::new(|_| Err(io::Error::other("a bad list")));
         assert!(unprepared.spawn(Builder::new(), &[], || ()).is_err());
         assert!(unprepared.enter(&[]).is_err());
+    }
+
+    #[test]
+    fn a_confined_thread_starts_no_other() {
+        let confinement = Confinement::new(|_| Ok(Box::new(|| Ok(()))));
+        let inner = confinement.clone();
+        let body = move || inner.spawn(Builder::new(), &[], || ()).map(drop);
+        let handle = confinement.spawn(Builder::new(), &[], body).expect("starts");
+        let refused = handle.join().expect("ends").expect("ran").expect_err("refused");
+        assert!(refused.to_string().contains("cannot start another"));
     }
 
     #[test]

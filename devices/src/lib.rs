@@ -9,6 +9,7 @@
 pub mod addr;
 pub mod bus;
 pub mod chardev;
+pub mod confine;
 pub mod doorbell;
 pub mod interrupt;
 pub mod legacy;

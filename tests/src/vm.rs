@@ -100,6 +100,13 @@ impl TestVm {
 
     /// Boots; the caller sees to the end.
     pub fn start(&self) -> Child {
+        let mut vmm = self.words();
+        vmm.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        vmm.spawn().expect("vmm starts")
+    }
+
+    /// The command line, for who starts it in a way of its own.
+    pub fn words(&self) -> Command {
         let mut vmm = Command::new(crate::vmm());
         vmm.arg("--kernel").arg(&self.kernel);
         if let Some(initrd) = self.packed() {
@@ -109,8 +116,7 @@ impl TestVm {
         if self.command.is_some() {
             vmm.arg("--guest-status");
         }
-        vmm.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        vmm.spawn().expect("vmm starts")
+        vmm
     }
 
     /// The initrd with the command behind it; made once, for an earlier start may still be reading it.

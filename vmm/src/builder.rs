@@ -105,8 +105,9 @@ impl VmBuilder {
             count(&recorder, &runners, returns);
         }
         recorder.reach(Milestone::VcpusReady);
+        let confinement = crate::seccomp::confinement(config.seccomp);
         let kept = Kept { consoles: plugged.consoles, raw: plugged.raw, config, buses, vm, ram, mapping };
-        Ok(Machine { runners, control, thread_start: Arc::new(|| Ok(())), kept })
+        Ok(Machine { runners, control, confinement, kept })
     }
 }
 

@@ -16,6 +16,7 @@ pub mod probe;
 mod ram;
 pub mod report;
 mod running;
+mod seccomp;
 mod supervisor;
 mod terminal;
 pub mod validate;

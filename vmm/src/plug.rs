@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use devices::addr::{AddrRange, Gsi};
 use devices::bus::{Bus, BusDevice, SharedDevice};
 use devices::chardev::{Chardev, Pump, Tail, Target};
+use devices::confine::Confinement;
 use devices::legacy::boot_mark::BytePort;
 use devices::legacy::i8042::I8042;
 use devices::legacy::ioapic::IoApic;
@@ -63,6 +64,8 @@ pub(crate) struct Plugged {
 struct Plug<'a> {
     buses: &'a Buses,
     control: &'a Arc<Control>,
+    /// Starts the devices' threads.
+    confinement: Confinement,
     ioapic: IoApic,
     plugged: Plugged,
 }
@@ -83,8 +86,9 @@ pub(crate) fn attach(
         serial: config.serial != ConsoleTarget::Off,
         virtio_mmio: Vec::new(),
     };
-    let mut plug =
-        Plug { buses, control, ioapic, plugged: Plugged { described, consoles: Vec::new(), raw: None } };
+    let confinement = crate::seccomp::confinement(config.seccomp);
+    let plugged = Plugged { described, consoles: Vec::new(), raw: None };
+    let mut plug = Plug { buses, control, confinement, ioapic, plugged };
     plug.legacy()?;
     plug.serial(&config.serial)?;
     let Plug { ioapic, plugged, .. } = plug;
@@ -151,7 +155,7 @@ impl Plug<'_> {
 
     fn start(&mut self, chardev: Chardev, name: &str) -> Result<(), BuildError> {
         let tail = chardev.tail();
-        self.plugged.consoles.push(Console { tail, _pump: chardev.start(name)? });
+        self.plugged.consoles.push(Console { tail, _pump: chardev.start(name, &self.confinement)? });
         Ok(())
     }
 }

@@ -4,7 +4,9 @@
 //! kvm_run page: a kick that lands just before KVM_RUN makes that KVM_RUN return at once, so none is lost.
 
 use std::cell::Cell;
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
+use std::thread::JoinHandle;
 
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
@@ -37,6 +39,11 @@ pub(crate) fn install_kick_handler() -> Result<(), super::KvmError> {
 pub(crate) struct Kicker(libc::pthread_t);
 
 impl Kicker {
+    /// A kicker of a thread that has been started.
+    pub(crate) fn of<T>(thread: &JoinHandle<T>) -> Self {
+        Self(thread.as_pthread_t())
+    }
+
     /// A kicker of the calling thread.
     pub(crate) fn this_thread() -> Self {
         // SAFETY: pthread_self has no preconditions.

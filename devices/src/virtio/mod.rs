@@ -130,13 +130,13 @@ pub enum StartError {
 
 impl StartError {
     /// The device is at work already, which a transport never lets happen.
-    pub fn twice() -> Self {
-        Self::thread(std::io::ErrorKind::AlreadyExists.into())
+    pub fn busy() -> Self {
+        Self::worker(std::io::ErrorKind::ResourceBusy.into())
     }
 
-    /// The device's thread could not be had.
-    pub fn thread(source: std::io::Error) -> Self {
-        Self::Host { what: "start its thread", source }
+    /// The device's thread did not take the work.
+    pub fn worker(source: std::io::Error) -> Self {
+        Self::Host { what: "wait for its queues", source }
     }
 }
 

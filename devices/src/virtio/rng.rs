@@ -2,8 +2,8 @@
 //!
 //! One queue. The driver offers buffers, the device fills them with random bytes. Nothing to configure.
 //!
-//! 1. [`Rng::new`] takes an open source of random bytes.
-//! 2. `start` moves queue and source into a thread; each kick fills the buffers there are.
+//! 1. [`Rng::new`] takes an open source of random bytes, and starts a thread that waits.
+//! 2. `start` moves queue and source into it; each kick fills the buffers there are.
 //! 3. `stop` takes both back.
 
 use std::fs::File;
@@ -15,6 +15,7 @@ use vm_memory::GuestAddressSpace;
 use super::chain::{Chain, MoveError};
 use super::queue::{Queue, QueueError};
 use super::{Activation, Profile, Progress, StartError, VirtioDevice, spec};
+use crate::confine::Confinement;
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
 use crate::worker::{Events, Work, Worker};
@@ -28,13 +29,16 @@ const MOST: usize = 64 << 10;
 pub struct Rng {
     /// Here while the device is at rest.
     source: Option<File>,
-    worker: Option<Worker<Filling>>,
+    worker: Worker<Filling>,
 }
 
 impl Rng {
     /// A device that reads `source`: /dev/urandom, /dev/hwrng, any file.
-    pub fn new(source: File) -> Self {
-        Self { source: Some(source), worker: None }
+    ///
+    /// # Errors
+    /// The host has no thread to give.
+    pub fn new(source: File, confinement: &Confinement) -> io::Result<Self> {
+        Ok(Self { source: Some(source), worker: Worker::new("rng", &[], confinement)? })
     }
 }
 
@@ -49,14 +53,15 @@ impl VirtioDevice for Rng {
         let Activation { ram, features, mut queues, needs_reset, .. } = activation;
         let grant = queues.pop().ok_or(StartError::Queue(0))?;
         let queue = Queue::open(grant, &ram.memory(), features).map_err(|_| StartError::Queue(0))?;
-        let source = self.source.take().ok_or_else(StartError::twice)?;
-        let work = Filling { queue, source, ram, needs_reset };
-        self.worker = Some(Worker::spawn("rng", work).map_err(StartError::thread)?);
-        Ok(())
+        let source = self.source.take().ok_or_else(StartError::busy)?;
+        self.worker.start(Filling { queue, source, ram, needs_reset }).map_err(|(work, why)| {
+            self.source = Some(work.source);
+            StartError::worker(why)
+        })
     }
 
     fn stop(&mut self) -> Vec<Progress> {
-        let Some(work) = self.worker.take().and_then(Worker::stop) else { return Vec::new() };
+        let Some(work) = self.worker.stop() else { return Vec::new() };
         self.source = Some(work.source);
         vec![work.queue.progress()]
     }
@@ -116,7 +121,8 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     fn rng(path: &str) -> Box<dyn VirtioDevice> {
-        Box::new(Rng::new(File::open(path).expect("the source opens")))
+        let source = File::open(path).expect("the source opens");
+        Box::new(Rng::new(source, &Confinement::none()).expect("a thread"))
     }
 
     fn buffer(at: u64, len: u32) -> Buffer {

@@ -9,6 +9,7 @@
 //!    Then again from 2.
 
 pub mod chain;
+pub mod console;
 pub mod queue;
 pub mod rng;
 pub mod spec;

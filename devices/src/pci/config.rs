@@ -45,14 +45,14 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// A type 0 header with a 32-bit memory BAR 0 of `bar_size` bytes (a power of two, at least 16) at `bar`.
-    pub fn new(identity: Identity, bar: u32, bar_size: u32) -> Self {
+    /// A type 0 header without a BAR or a capability.
+    pub fn new(identity: Identity) -> Self {
         let mut space = Self {
             bytes: Box::new([0; SIZE]),
             writable: Box::new([0; SIZE]),
             link: CAPABILITIES,
             next: FIRST_CAPABILITY,
-            bar_size,
+            bar_size: 0,
         };
         let Identity { id, class: [base, sub, interface], revision, subsystem } = identity;
         space.put(0, &id.0.to_le_bytes());
@@ -60,15 +60,20 @@ impl ConfigSpace {
         space.put(8, &[revision, interface, sub, base]);
         space.put(SUBSYSTEM, &subsystem.0.to_le_bytes());
         space.put(SUBSYSTEM + 2, &subsystem.1.to_le_bytes());
-        space.put(STATUS, &CAPABILITY_LIST.to_le_bytes());
-        space.put(BAR0, &bar.to_le_bytes());
-        // The low bits are fixed, by which a guest that writes ones learns the size (6.2.5.1).
-        space.allow(BAR0, &(!(bar_size - 1)).to_le_bytes());
-        // Decoding from the start, as firmware would have left it: a guest that keeps the address need not write it.
-        space.put(COMMAND, &(MEMORY_SPACE | BUS_MASTER).to_le_bytes());
         space.allow(COMMAND, &(MEMORY_SPACE | BUS_MASTER | INTX_DISABLE).to_le_bytes());
         space.allow(INTERRUPT_LINE, &[0xff]);
         space
+    }
+
+    /// Adds BAR 0: 32-bit memory of `size` bytes, a power of two and at least 16, at `bar`. It is decoded from the
+    /// start, as firmware would have left it: a guest that keeps the address need not write it.
+    pub fn with_bar(mut self, bar: u32, size: u32) -> Self {
+        self.bar_size = size;
+        self.put(BAR0, &bar.to_le_bytes());
+        // The low bits are fixed, by which a guest that writes ones learns the size (6.2.5.1).
+        self.allow(BAR0, &(!(size - 1)).to_le_bytes());
+        self.put(COMMAND, &(MEMORY_SPACE | BUS_MASTER).to_le_bytes());
+        self
     }
 
     /// Appends a capability: its id, and its `body` behind id and link. `writable` is the mask of the body, zeros
@@ -77,6 +82,7 @@ impl ConfigSpace {
         let at = usize::from(self.next);
         let end = at + 2 + body.len();
         let next = u8::try_from(end.next_multiple_of(4)).ok()?;
+        self.put(STATUS, &CAPABILITY_LIST.to_le_bytes());
         self.put(self.link, &[self.next]);
         self.put(at, &[id, 0]);
         self.put(at + 2, body);
@@ -137,7 +143,7 @@ mod tests {
     fn space() -> ConfigSpace {
         let identity =
             Identity { id: (0x1af4, 0x1044), class: [0xff, 0, 0], revision: 1, subsystem: (0x1af4, 0x1100) };
-        ConfigSpace::new(identity, 0xc000_0000, 0x4000)
+        ConfigSpace::new(identity).with_bar(0xc000_0000, 0x4000)
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! PCI Express as far as virtual functions need it: configuration space, capabilities, MSI-X, and the root complex.
 //!
-//! One bus, reached through ECAM alone. Functions have 4 KiB of configuration space and one memory BAR; interrupts are
-//! MSI-X messages, there are no INTx lines.
+//! One bus, reached through ECAM or through the PC's ports. Functions have 4 KiB of configuration space and at most one
+//! memory BAR; interrupts are MSI-X messages, there are no INTx lines.
 
+pub mod bridge;
 pub mod config;
 pub mod msix;
+pub mod ports;
 pub mod root;
 
 use crate::addr::AddrRange;

@@ -108,7 +108,7 @@ impl PciTransport {
         let queues = core.profile().queue_sizes.len();
         let vectors = u16::try_from(queues + 1).map_err(io::Error::other)?;
         let msix = Msix::new(vectors, source)?;
-        let mut space = ConfigSpace::new(identity(core.profile().kind), bar, BAR_SIZE);
+        let mut space = ConfigSpace::new(identity(core.profile().kind)).with_bar(bar, BAR_SIZE);
         let (msix_at, window_at) = describe(&mut space, &msix, core.profile().config_len)
             .ok_or_else(|| io::Error::other("a PCI function's capabilities do not fit"))?;
         let wires = Wires {

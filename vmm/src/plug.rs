@@ -114,7 +114,7 @@ pub(crate) fn attach(
         confinement: crate::seccomp::confinement(config.seccomp),
         lines,
         ioapic,
-        root: Root::new(buses.mmio.clone()),
+        root: Root::new(&buses.mmio),
         host: Host { ram: GuestRam::new(ram.clone()), doorbells: Arc::new(vm.clone()) },
         slots: Slots::default(),
         plugged: Plugged { described, consoles: Vec::new(), raw: None },

@@ -10,7 +10,7 @@ use super::PciFunction;
 use super::bridge::HostBridge;
 use super::config::SIZE;
 use crate::addr::AddrRange;
-use crate::bus::{Bus, BusDevice, BusError, SharedDevice};
+use crate::bus::{Bus, BusDevice, BusError, SharedDevice, WeakBus};
 
 /// Devices on a bus.
 pub const SLOTS: u8 = 32;
@@ -27,15 +27,15 @@ struct Slot {
 
 /// The bus's configuration space.
 pub struct Root {
-    bus: Bus,
+    bus: WeakBus,
     slots: Vec<Slot>,
 }
 
 impl Root {
     /// A bus 0 with nothing but its host bridge, whose functions' BARs are put on `bus`.
-    pub fn new(bus: Bus) -> Self {
+    pub fn new(bus: &Bus) -> Self {
         let bridge = Slot::new(HostBridge::default());
-        Self { bus, slots: vec![bridge] }
+        Self { bus: bus.downgrade(), slots: vec![bridge] }
     }
 
     /// Whether nothing has been plugged.
@@ -54,10 +54,10 @@ impl Root {
         }
         let decoded = function.decoded();
         let mut slot = Slot::new(function);
-        if let Some(range) = decoded {
-            self.bus.insert(range, slot.registers.clone())?;
+        if let (Some(bus), Some(range)) = (self.bus.upgrade(), decoded) {
+            bus.insert(range, slot.registers.clone())?;
+            slot.mapped = decoded;
         }
-        slot.mapped = decoded;
         self.slots.push(slot);
         Ok(device)
     }
@@ -81,7 +81,7 @@ impl BusDevice for Root {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let bus = self.bus.clone();
+        let Some(bus) = self.bus.upgrade() else { return };
         let Some((slot, at)) = self.find(offset, data.len()) else { return };
         let decoded = {
             let mut function = slot.function.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn a_bar_that_the_guest_moves_takes_its_registers_along() {
         let bus = Bus::new();
-        let mut root = Root::new(bus.clone());
+        let mut root = Root::new(&bus);
         let (first, moves) = function(1, 0xc000_0000);
         assert!(root.is_empty());
         assert_eq!(root.plug(first).expect("free"), Some(1));
@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn places_without_a_function_read_ones_and_a_full_bus_says_so() {
-        let mut root = Root::new(Bus::new());
+        let bus = Bus::new();
+        let mut root = Root::new(&bus);
         let mut id = [0; 4];
         for offset in [STRIDE, 0x1000, 0xf_f000, u64::MAX] {
             root.read(offset, &mut id);

@@ -43,7 +43,7 @@ fn what_is_typed_reaches_the_guest_and_its_power_off_gives_the_terminal_back() {
     let before = terminal.mode();
     assert!(!terminal.is_raw());
     let (_vm, mut child) = running(&terminal);
-    terminal.press(b"hello\r");
+    terminal.press(b"hello\n");
     assert_eq!(status(&mut child), 0, "{}", terminal.text());
     assert_eq!(terminal.mode(), before);
     until("the guest's answer is there", || terminal.text().contains("got hello"));

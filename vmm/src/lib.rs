@@ -8,6 +8,8 @@ mod builder;
 pub mod config;
 mod error;
 pub mod exit;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod grammar;
 mod kvm;
 mod machine;

@@ -55,9 +55,9 @@ const EVERY_THREAD: &[Call] = &[
     Call::Any(libc::SYS_gettid),
     Call::Any(libc::SYS_exit),
     Call::Any(libc::SYS_exit_group),
-    // A thread that panics, or is caught here, gives the terminal back.
+    // A thread that panics, or is caught here, gives the terminal back; libc looks whether it did.
     #[allow(clippy::cast_possible_truncation)] // the kernel reads 32 bits of a request
-    Call::Only(libc::SYS_ioctl, 1, &[libc::TCSETS as u32]),
+    Call::Only(libc::SYS_ioctl, 1, &[libc::TCSETS as u32, libc::TCGETS as u32]),
 ];
 
 /// What starts the threads of a machine whose configuration says `mode`.

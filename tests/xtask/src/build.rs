@@ -7,7 +7,7 @@ use crate::error::{Doing, Error, Result};
 use crate::host;
 
 /// The target everything is built for; `.cargo/config.toml` names it too.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The cargo that runs us.
 pub(crate) fn cargo() -> Command {

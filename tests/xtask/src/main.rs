@@ -1,9 +1,11 @@
 //! The project's own commands: `cargo xtask boot`, `test`, `testbed` and the tools behind them.
 
 mod bed;
+mod binary;
 mod boot;
 mod build;
 mod error;
+mod fuzz;
 mod host;
 mod kernels;
 mod suite;
@@ -26,6 +28,8 @@ enum Command {
     Boot(boot::Boot),
     /// Run all of the project's checks and tests
     Test(suite::Test),
+    /// Run fuzz targets
+    Fuzz(fuzz::Fuzz),
     /// Run a command in the test bed: an emulated host with a real KVM
     Testbed(bed::Testbed),
 }
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
     let done = match Xtask::parse().command {
         Command::Boot(boot) => boot.run(),
         Command::Test(test) => test.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Testbed(testbed) => testbed.run(),
     };
     match done {

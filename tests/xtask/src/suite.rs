@@ -33,6 +33,8 @@ impl Test {
             );
             step(&mut failed, "unit tests", &["test", "--quiet", "--workspace", "--exclude", "tests"]);
             step(&mut failed, "the harness's own tests", &["test", "--quiet", "--package", "tests", "--lib"]);
+            check(&mut failed, "one static binary", crate::binary::check);
+            check(&mut failed, "fuzz targets", crate::fuzz::short);
         }
         let tests = self.integration()?;
         let passed = tests.iter().filter(|t| t.ok).count();
@@ -96,6 +98,14 @@ mv "$report.part" "$report""#;
 fn step(failed: &mut Vec<&'static str>, name: &'static str, words: &[&str]) {
     println!("==> {name}");
     if let Err(error) = host::run(build::cargo().args(words)) {
+        println!("{error}");
+        failed.push(name);
+    }
+}
+
+fn check(failed: &mut Vec<&'static str>, name: &'static str, holds: fn() -> Result<()>) {
+    println!("==> {name}");
+    if let Err(error) = holds() {
         println!("{error}");
         failed.push(name);
     }

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::thread::JoinHandle;
 
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
@@ -18,7 +19,8 @@ thread_local! {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let flag = IMMEDIATE_EXIT.get();
     if !flag.is_null() {
-        // SAFETY: `bind` stored a pointer into the kvm_run mapping of the vCPU this thread owns until it ends.
+        // SAFETY: `bind` stored a pointer into the kvm_run mapping of the vCPU this thread owns, and `unbind` removes
+        // it before that goes.
         unsafe { flag.write_volatile(1) };
     }
 }
@@ -26,6 +28,14 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 /// Makes this thread the one whose kicks reach `immediate_exit`.
 pub(super) fn bind(immediate_exit: &mut u8) {
     IMMEDIATE_EXIT.set(immediate_exit);
+}
+
+/// Has this thread's kicks reach nothing any more. To be called before the vCPU it is bound to goes: a kick may still
+/// come, from a thread that saw this one run.
+pub(super) fn unbind() {
+    IMMEDIATE_EXIT.set(ptr::null_mut());
+    // The handler runs on this very thread: only the compiler could move the store behind the unmapping.
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// Installs the handler, once a process.

@@ -14,4 +14,9 @@ pub mod doorbell;
 pub mod interrupt;
 pub mod legacy;
 pub mod memory;
+pub mod pci;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod throttle;
 pub mod virtio;
+pub mod worker;

@@ -25,12 +25,12 @@ pub struct Machine {
 pub(crate) struct Kept {
     /// Ends the terminal's raw mode last of what a user sees, when the consoles have said their last.
     pub(crate) consoles: Vec<Console>,
-    pub(crate) raw: Option<Raw>,
+    pub(crate) _raw: Option<Raw>,
     /// What it was made from, for the boot doctor.
     pub(crate) config: VmConfig,
-    pub(crate) buses: Buses,
-    pub(crate) vm: Vm,
-    pub(crate) ram: GuestMemoryMmap,
+    pub(crate) _buses: Buses,
+    pub(crate) _vm: Vm,
+    pub(crate) _ram: GuestMemoryMmap,
     pub(crate) mapping: Mapping,
 }
 

@@ -8,6 +8,7 @@ mod error;
 mod fuzz;
 mod host;
 mod kernels;
+mod lint;
 mod suite;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ enum Command {
     Test(suite::Test),
     /// Run fuzz targets
     Fuzz(fuzz::Fuzz),
+    Lint(lint::Lint),
     /// Run a command in the test bed: an emulated host with a real KVM
     Testbed(bed::Testbed),
 }
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Boot(boot) => boot.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Lint(lint) => lint.run(),
         Command::Testbed(testbed) => testbed.run(),
     };
     match done {

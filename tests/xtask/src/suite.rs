@@ -8,7 +8,7 @@ use crate::bed::{Bed, INSIDE, Job};
 use crate::build;
 use crate::error::{Doing, Error, Result};
 use crate::kernels::{self, Flavour};
-use crate::{boot, host};
+use crate::{boot, host, lint};
 
 /// Run all of the project's checks and tests.
 #[derive(clap::Args)]
@@ -25,16 +25,19 @@ impl Test {
     pub(crate) fn run(self) -> Result<u8> {
         let mut failed = Vec::new();
         if self.only.is_none() {
-            step(&mut failed, "format", &["fmt", "--all", "--check"]);
-            step(
-                &mut failed,
-                "clippy",
-                &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
-            );
-            step(&mut failed, "unit tests", &["test", "--quiet", "--workspace", "--exclude", "tests"]);
-            step(&mut failed, "the harness's own tests", &["test", "--quiet", "--package", "tests", "--lib"]);
-            check(&mut failed, "one static binary", crate::binary::check);
-            check(&mut failed, "fuzz targets", crate::fuzz::short);
+            step(&mut failed, "format", || cargo(&["fmt", "--all", "--check"]));
+            step(&mut failed, "clippy", || {
+                cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+            });
+            step(&mut failed, "lint", lint::check);
+            step(&mut failed, "unit tests", || {
+                cargo(&["test", "--quiet", "--workspace", "--exclude", "tests"])
+            });
+            step(&mut failed, "the harness's own tests", || {
+                cargo(&["test", "--quiet", "--package", "tests", "--lib"])
+            });
+            step(&mut failed, "one static binary", crate::binary::check);
+            step(&mut failed, "fuzz targets", crate::fuzz::short);
         }
         let tests = self.integration()?;
         let passed = tests.iter().filter(|t| t.ok).count();
@@ -95,20 +98,16 @@ mv "$report.part" "$report""#;
     }
 }
 
-fn step(failed: &mut Vec<&'static str>, name: &'static str, words: &[&str]) {
+fn step(failed: &mut Vec<&'static str>, name: &'static str, work: impl FnOnce() -> Result<()>) {
     println!("==> {name}");
-    if let Err(error) = host::run(build::cargo().args(words)) {
+    if let Err(error) = work() {
         println!("{error}");
         failed.push(name);
     }
 }
 
-fn check(failed: &mut Vec<&'static str>, name: &'static str, holds: fn() -> Result<()>) {
-    println!("==> {name}");
-    if let Err(error) = holds() {
-        println!("{error}");
-        failed.push(name);
-    }
+fn cargo(words: &[&str]) -> Result<()> {
+    host::run(build::cargo().args(words))
 }
 
 /// One test's result.

@@ -62,6 +62,9 @@ pub(crate) const CALLS: &[Call] = &[
     Call::Only(libc::SYS_ioctl, 1, kvm::VCPU_REQUESTS),
     // A vector's signals are looked at while it is masked.
     Call::Any(libc::SYS_read),
+    // A device that starts gets eventfds of its own.
+    #[allow(clippy::cast_possible_truncation)] // the kernel reads 32 bits of a command
+    Call::Only(libc::SYS_fcntl, 1, &[libc::F_DUPFD_CLOEXEC as u32]),
     // The boot report's counters.
     Call::Any(libc::SYS_pread64),
 ];

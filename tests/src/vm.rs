@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -156,6 +157,13 @@ impl Outcome {
     /// Fails the test unless the exit status is `status`.
     pub fn assert_status(&self, status: i32) -> &Self {
         assert_eq!(self.status.code(), Some(status), "{self}");
+        self
+    }
+
+    /// Fails the test unless signal `n` ended the process: in order, or by default where it came that early.
+    pub fn assert_ended_by(&self, n: i32) -> &Self {
+        let by_default = self.status.signal() == Some(n);
+        assert!(by_default || self.status.code() == Some(128 + n), "{self}");
         self
     }
 

@@ -89,10 +89,6 @@ impl Boot {
     }
 
     fn words(&self, programs: &Programs, image: &Image, initrd: &Path) -> Vec<OsString> {
-        let log = host::target().join("guest").join("console.log");
-        // The command talks over the serial port until there is a virtio console to give it.
-        let _ = (&log, self.show_console);
-        let tty = std::io::stdin().is_terminal();
         let mut words: Vec<OsString> = vec![programs.vmm.clone().into()];
         let mut put = |flag: &str, value: OsString| words.extend([flag.into(), value]);
         put("--kernel", image.kernel.clone().into());
@@ -100,9 +96,28 @@ impl Boot {
         put("--cpus", self.cpus.to_string().into());
         put("--memory", self.memory.clone().into());
         put("--transport", self.transport.clone().into());
-        put("--serial", if tty { "tty".into() } else { "stdio".into() });
+        put("--rng", "on".into());
+        for (flag, target) in self.consoles() {
+            put(flag, target);
+        }
         words.push("--guest-status".into());
         words
+    }
+
+    /// A person's shell is on the serial port, where the kernel's console is. A command has the virtio console to
+    /// itself, so that what comes out is its output alone.
+    fn consoles(&self) -> Vec<(&'static str, OsString)> {
+        if self.command.is_empty() {
+            let terminal = std::io::stdin().is_terminal();
+            return vec![("--serial", if terminal { "tty" } else { "stdio" }.into())];
+        }
+        let log = host::target().join("guest").join("console.log");
+        // One boot's console, not all of them; it may not be there.
+        let _ = fs::remove_file(&log);
+        let shown = if self.show_console { PathBuf::from("/dev/stderr") } else { log };
+        let mut target = OsString::from("file=");
+        target.push(shown);
+        vec![("--serial", target), ("--console", "stdio".into())]
     }
 }
 

@@ -162,6 +162,7 @@ impl Outcome {
     /// Fails the test unless standard error is one sentence with all of `words`.
     pub fn assert_sentence(&self, words: &[&str]) -> &Self {
         assert!(!self.errors.contains("panicked") && !self.errors.contains("bug"), "{self}");
+        assert!(self.errors.starts_with("vmm: ") && self.errors.lines().count() == 1, "{self}");
         assert!(words.iter().all(|w| self.errors.contains(w)), "wants {words:?}: {self}");
         self
     }

@@ -53,6 +53,7 @@ impl Test {
         println!("==> integration tests");
         let programs = build::programs()?;
         let executables = build::integration_tests()?;
+        let minimal = build::example("minimal")?;
         let assets = host::target().join("guest");
         for flavour in Flavour::ALL {
             let source = kernels::debian(flavour)?;
@@ -68,7 +69,8 @@ impl Test {
         std::fs::create_dir_all(host::target().join("testbed")).doing("making the bed's folder")?;
         let _ = std::fs::remove_file(&report);
         let job = self.job(&executables, &report);
-        let job = job.env("KIWI_VMM", programs.vmm).env("KIWI_ASSETS", assets).env("RUST_BACKTRACE", "0");
+        let job = job.env("KIWI_VMM", programs.vmm).env("KIWI_ASSETS", assets);
+        let job = job.env("KIWI_EXAMPLES", minimal.with_file_name("")).env("RUST_BACKTRACE", "0");
         self.start(&job)?;
         outcomes(&std::fs::read_to_string(&report).doing("reading the tests' results")?)
     }

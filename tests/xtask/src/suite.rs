@@ -8,7 +8,7 @@ use crate::bed::{Bed, INSIDE, Job};
 use crate::build;
 use crate::error::{Doing, Error, Result};
 use crate::kernels::{self, Flavour};
-use crate::{boot, host, lint};
+use crate::{boot, host, image, lint};
 
 /// Run all of the project's checks and tests.
 #[derive(clap::Args)]
@@ -38,6 +38,8 @@ impl Test {
             });
             step(&mut failed, "one static binary", crate::binary::check);
             step(&mut failed, "fuzz targets", crate::fuzz::short);
+            step(&mut failed, "documentation", documentation);
+            step(&mut failed, "guest image", image::check);
         }
         let tests = self.integration()?;
         let passed = tests.iter().filter(|t| t.ok).count();
@@ -110,6 +112,13 @@ fn step(failed: &mut Vec<&'static str>, name: &'static str, work: impl FnOnce() 
 
 fn cargo(words: &[&str]) -> Result<()> {
     host::run(build::cargo().args(words))
+}
+
+/// Every public item's page, without a dead link.
+fn documentation() -> Result<()> {
+    let mut doc = build::cargo();
+    doc.args(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    host::run(&mut doc)
 }
 
 /// One test's result.

@@ -120,6 +120,14 @@ impl TestVm {
         vmm
     }
 
+    /// Boots the same kernel and initrd by a program that takes the two and nothing else, and waits for its end.
+    pub fn run_by(self, program: &Path) -> Outcome {
+        let mut embedder = Command::new(program);
+        embedder.arg(&self.kernel).args(self.packed());
+        embedder.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        wait(embedder.spawn().expect("the program starts"), DEADLINE)
+    }
+
     /// The initrd with the command behind it; made once, for an earlier start may still be reading it.
     fn packed(&self) -> Option<PathBuf> {
         let (base, command) = (self.initrd.as_ref()?, self.command.as_ref());

@@ -7,6 +7,7 @@ mod build;
 mod error;
 mod fuzz;
 mod host;
+mod image;
 mod kernels;
 mod lint;
 mod suite;
@@ -32,6 +33,7 @@ enum Command {
     /// Run fuzz targets
     Fuzz(fuzz::Fuzz),
     Lint(lint::Lint),
+    ImageCheck(image::ImageCheck),
     /// Run a command in the test bed: an emulated host with a real KVM
     Testbed(bed::Testbed),
 }
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Lint(lint) => lint.run(),
+        Command::ImageCheck(check) => check.run(),
         Command::Testbed(testbed) => testbed.run(),
     };
     match done {

@@ -6,6 +6,7 @@ mod build;
 mod error;
 mod host;
 mod kernels;
+mod measure;
 mod suite;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ enum Command {
     Boot(boot::Boot),
     /// Run all of the project's checks and tests
     Test(suite::Test),
+    /// Measure boots of our VMM and of QEMU on the instruction clock
+    Measure(measure::Measure),
     /// Run a command in the test bed: an emulated host with a real KVM
     Testbed(bed::Testbed),
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let done = match Xtask::parse().command {
         Command::Boot(boot) => boot.run(),
         Command::Test(test) => test.run(),
+        Command::Measure(measure) => measure.run(),
         Command::Testbed(testbed) => testbed.run(),
     };
     match done {

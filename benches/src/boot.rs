@@ -16,9 +16,6 @@ use crate::Subject;
 /// What the guest's init writes to COM1.
 pub const MARKER: &str = "KIWI-MARK";
 
-/// A boot takes seconds, even emulated; one that takes this long hangs.
-const DEADLINE: Duration = Duration::from_secs(120);
-
 /// Why a boot gave no time.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -85,10 +82,11 @@ pub(crate) struct Running<'a> {
     output: ChildStdout,
     said: Vec<u8>,
     started: Instant,
+    deadline: Duration,
 }
 
 impl<'a> Running<'a> {
-    pub(crate) fn start(subject: &'a Subject) -> Result<Self, BootError> {
+    pub(crate) fn start(subject: &'a Subject, deadline: Duration) -> Result<Self, BootError> {
         let (program, rest) = subject.words.split_first().map_or(("", &[][..]), |(p, r)| (p.as_str(), r));
         let mut command = Command::new(program);
         command.args(rest).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -97,7 +95,7 @@ impl<'a> Running<'a> {
         let output = child.stdout.take().ok_or_else(|| {
             BootError::host(subject, "taking its output")(std::io::ErrorKind::BrokenPipe.into())
         })?;
-        Ok(Self { subject, child, output, said: Vec::new(), started })
+        Ok(Self { subject, child, output, said: Vec::new(), started, deadline })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -133,7 +131,7 @@ impl<'a> Running<'a> {
 
     /// Reads what has come; false at the end.
     fn more(&mut self) -> Result<bool, BootError> {
-        let left = DEADLINE.saturating_sub(self.started.elapsed());
+        let left = self.deadline.saturating_sub(self.started.elapsed());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, timeout).map_err(std::io::Error::from);
@@ -158,12 +156,12 @@ impl<'a> Running<'a> {
     }
 }
 
-/// Boots `subject` once against the clock.
+/// Boots `subject` once against the clock; after `deadline` it hangs.
 ///
 /// # Errors
 /// It cannot be started, hangs, or ends without the marker or with another status than 0.
-pub fn time(subject: &Subject) -> Result<Timed, BootError> {
-    let mut running = Running::start(subject)?;
+pub fn time(subject: &Subject, deadline: Duration) -> Result<Timed, BootError> {
+    let mut running = Running::start(subject, deadline)?;
     let marker = running.marker()?;
     let end = running.end()?;
     let nanoseconds = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
@@ -178,20 +176,28 @@ mod tests {
         Subject { name: "sh".to_owned(), words: ["sh", "-c", script].map(str::to_owned).to_vec() }
     }
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     #[test]
     fn the_marker_is_timed_by_its_first_byte() {
-        let timed = time(&shell("sleep 0.05; echo KIWI-MARK; sleep 0.2")).expect("timed");
+        let timed = time(&shell("sleep 0.05; echo KIWI-MARK; sleep 0.2"), MINUTE).expect("timed");
         assert!(timed.marker >= 50_000_000 && timed.end >= timed.marker + 190_000_000, "{timed:?}");
     }
 
     #[test]
     fn a_boot_without_the_marker_is_an_error() {
-        let error = time(&shell("echo something else")).expect_err("no marker");
+        let error = time(&shell("echo something else"), MINUTE).expect_err("no marker");
         assert!(error.to_string().contains("something else"), "{error}");
     }
 
     #[test]
+    fn a_boot_that_hangs_is_an_error() {
+        let error = time(&shell("exec sleep 60"), Duration::from_millis(50)).expect_err("no marker");
+        assert!(error.to_string().contains("hung"), "{error}");
+    }
+
+    #[test]
     fn a_bad_end_after_the_marker_is_an_error() {
-        assert!(time(&shell("echo KIWI-MARK; exit 3")).is_err());
+        assert!(time(&shell("echo KIWI-MARK; exit 3"), MINUTE).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! One boot under the kernel's tracing: what it costs besides time.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,14 +27,14 @@ pub struct Counted {
     pub memory: Beside,
 }
 
-/// Boots `subject`, whose guest has `mib` MiB, once under tracing. One machine at a time: tracing sees them all.
+/// Boots `subject`, whose guest has `mib` MiB, once under tracing; after `deadline` it hangs. One machine at a time: tracing sees them all.
 ///
 /// # Errors
 /// As [`crate::time`]; also when the kernel has no tracing of KVM or we may not use it.
-pub fn count(subject: &Subject, mib: u32) -> Result<Counted, BootError> {
+pub fn count(subject: &Subject, mib: u32, deadline: Duration) -> Result<Counted, BootError> {
     let trace = |why: String| BootError::Trace { subject: subject.name.clone(), why };
     let recording = Recording::start().map_err(|e| trace(e.to_string()))?;
-    let mut running = Running::start(subject)?;
+    let mut running = Running::start(subject, deadline)?;
     running.marker()?;
     let memory = stopped(running.id(), || memory::beside(running.id(), mib));
     let text = recording.text().map_err(|e| trace(e.to_string()))?;

@@ -32,6 +32,8 @@ pub struct Plan {
     pub rounds: u32,
     /// The guests' memory in MiB.
     pub mib: u32,
+    /// Seconds, by the clock that measures, after which a boot hangs.
+    pub deadline: u64,
     /// Whether a round of counting follows.
     pub count: bool,
     /// Kernels to be copied first, with holes for their zeros as the kernel cache leaves them: from, to.

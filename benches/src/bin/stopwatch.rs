@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use benches::{Line, Plan, Subject};
 
@@ -26,14 +27,15 @@ fn run(path: &Path) -> Result<(), Failure> {
     for (from, to) in &plan.sparse {
         guest_kernel::write_sparse(&File::create_new(to)?, &fs::read(from)?)?;
     }
+    let deadline = Duration::from_secs(plan.deadline);
     for round in 0..=plan.rounds {
         each(&plan.subjects, |subject| {
-            Ok(Line::Timed { subject: subject.name.clone(), round, timed: benches::time(subject)? })
+            Ok(Line::Timed { subject: subject.name.clone(), round, timed: benches::time(subject, deadline)? })
         })?;
     }
     if plan.count {
         each(&plan.subjects, |subject| {
-            let counted = benches::count(subject, plan.mib)?;
+            let counted = benches::count(subject, plan.mib, deadline)?;
             Ok(Line::Counted { subject: subject.name.clone(), counted })
         })?;
     }

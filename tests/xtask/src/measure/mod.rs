@@ -65,7 +65,8 @@ impl Measure {
     fn watch(&self, bed: &Bed, clock: Clock, rounds: u32, count: bool) -> Result<Results> {
         let wanted = staging::Wanted {
             rounds,
-            count,
+            clock,
+            explain: count.then_some(self.explain),
             short: self.short,
             against: self.against.clone(),
             cmdline: self.cmdline.clone(),

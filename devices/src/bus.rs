@@ -5,7 +5,7 @@
 //! therefore change the map from inside an access (a PCI BAR that moves), and two vCPUs wait for each other
 //! only at the same device. Order: device, then bus.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use crate::addr::AddrRange;
 
@@ -47,7 +47,23 @@ pub struct Bus {
     map: Arc<RwLock<Vec<Mapping>>>,
 }
 
+/// A bus as a device on it may know it: without keeping it alive, or neither would ever go.
+#[derive(Clone, Default)]
+pub struct WeakBus(Weak<RwLock<Vec<Mapping>>>);
+
+impl WeakBus {
+    /// The bus, unless it has gone.
+    pub fn upgrade(&self) -> Option<Bus> {
+        self.0.upgrade().map(|map| Bus { map })
+    }
+}
+
 impl Bus {
+    /// What a device on this bus may keep of it.
+    pub fn downgrade(&self) -> WeakBus {
+        WeakBus(Arc::downgrade(&self.map))
+    }
+
     /// An empty bus.
     pub fn new() -> Self {
         Self::default()

@@ -9,8 +9,14 @@
 pub mod addr;
 pub mod bus;
 pub mod chardev;
+pub mod confine;
 pub mod doorbell;
 pub mod interrupt;
 pub mod legacy;
 pub mod memory;
+pub mod pci;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod throttle;
 pub mod virtio;
+pub mod worker;

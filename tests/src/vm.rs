@@ -100,6 +100,13 @@ impl TestVm {
 
     /// Boots; the caller sees to the end.
     pub fn start(&self) -> Child {
+        let mut vmm = self.words();
+        vmm.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        vmm.spawn().expect("vmm starts")
+    }
+
+    /// The command line, for who starts it in a way of its own.
+    pub fn words(&self) -> Command {
         let mut vmm = Command::new(crate::vmm());
         vmm.arg("--kernel").arg(&self.kernel);
         if let Some(initrd) = self.packed() {
@@ -109,8 +116,15 @@ impl TestVm {
         if self.command.is_some() {
             vmm.arg("--guest-status");
         }
-        vmm.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        vmm.spawn().expect("vmm starts")
+        vmm
+    }
+
+    /// Boots the same kernel and initrd by a program that takes the two and nothing else, and waits for its end.
+    pub fn run_by(self, program: &Path) -> Outcome {
+        let mut embedder = Command::new(program);
+        embedder.arg(&self.kernel).args(self.packed());
+        embedder.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        wait(embedder.spawn().expect("the program starts"), DEADLINE)
     }
 
     /// The initrd with the command behind it; made once, for an earlier start may still be reading it.
@@ -156,6 +170,7 @@ impl Outcome {
     /// Fails the test unless standard error is one sentence with all of `words`.
     pub fn assert_sentence(&self, words: &[&str]) -> &Self {
         assert!(!self.errors.contains("panicked") && !self.errors.contains("bug"), "{self}");
+        assert!(self.errors.starts_with("vmm: ") && self.errors.lines().count() == 1, "{self}");
         assert!(words.iter().all(|w| self.errors.contains(w)), "wants {words:?}: {self}");
         self
     }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use devices::virtio::VirtioDevice;
+
 use crate::acpi;
 use crate::arch::{cpuid, layout, regs};
 use crate::boot::{self, BootError, BootFiles, Booted, cmdline};
@@ -35,6 +37,19 @@ pub enum BuildError {
         /// What the host answered.
         source: std::io::Error,
     },
+    /// A file that a device needs cannot be opened.
+    #[error("{what} {path} cannot be opened: {source}")]
+    Open {
+        /// What it is for.
+        what: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// What the host answered.
+        source: std::io::Error,
+    },
+    /// More devices than there is room for.
+    #[error("a machine has room for 31 virtio devices over PCI and for 23 over MMIO; this one has more")]
+    Slots,
     /// A console's backend is not to be had.
     #[error(transparent)]
     Console(#[from] devices::chardev::ChardevError),
@@ -52,12 +67,13 @@ impl BuildError {
 /// Makes a [`Machine`] from a configuration.
 pub struct VmBuilder {
     config: VmConfig,
+    attached: Vec<Box<dyn VirtioDevice>>,
     recorder: Recorder,
 }
 
 impl From<VmConfig> for VmBuilder {
     fn from(config: VmConfig) -> Self {
-        Self { config, recorder: Recorder::off() }
+        Self { config, attached: Vec::new(), recorder: Recorder::off() }
     }
 }
 
@@ -67,9 +83,15 @@ impl VmBuilder {
         Self { recorder: recorder.clone(), ..self }
     }
 
+    /// Attaches a virtio device of the caller's own, behind those of the configuration.
+    pub fn attach(mut self, device: Box<dyn VirtioDevice>) -> Self {
+        self.attached.push(device);
+        self
+    }
+
     /// Builds and wires the machine; nothing of the guest has run when it returns.
     pub fn build(self) -> Result<Machine, BuildError> {
-        let Self { config, recorder } = self;
+        let Self { config, attached, recorder } = self;
         let files = open_files(&config)?;
         let kvm = kvm::open()?;
         let vm = Vm::new(&kvm)?;
@@ -77,7 +99,7 @@ impl VmBuilder {
         // Memory before the interrupt controllers: with an APIC present every slot change waits for readers.
         vm.map_ram(&ram)?;
         recorder.reach(Milestone::VmCreated);
-        let pins = crate::plug::pins(&config);
+        let pins = crate::plug::pins(&config, attached.len())?;
         vm.split_irqchip(pins)?;
         vm.set_tss_address(layout::TSS)?;
         let Booted { entry, copied } = boot::load(&ram, config.memory.size, &files)?;
@@ -85,7 +107,7 @@ impl VmBuilder {
         recorder.reach(Milestone::KernelLoaded);
         let control = Arc::new(Control::new(recorder.clone()).map_err(BuildError::host("make an eventfd"))?);
         let buses = Buses::default();
-        let plugged = crate::plug::attach(&config, &vm, &buses, &control)?;
+        let plugged = crate::plug::attach(&config, attached, (&vm, &ram), &buses, &control)?;
         acpi::write(&ram, &plugged.described).map_err(BootError::Memory)?;
         let vcpus = vcpus(&kvm, &vm, config.cpus.boot, entry)?;
         let coalesced = crate::plug::coalesce(&vm);
@@ -105,8 +127,17 @@ impl VmBuilder {
             count(&recorder, &runners, returns);
         }
         recorder.reach(Milestone::VcpusReady);
-        let kept = Kept { consoles: plugged.consoles, raw: plugged.raw, config, buses, vm, ram, mapping };
-        Ok(Machine { runners, control, thread_start: Arc::new(|| Ok(())), kept })
+        let confinement = crate::seccomp::confinement(config.seccomp);
+        let kept = Kept {
+            consoles: plugged.consoles,
+            _raw: plugged.raw,
+            config,
+            _buses: buses,
+            _vm: vm,
+            _ram: ram,
+            mapping,
+        };
+        Ok(Machine { runners, control, confinement, kept })
     }
 }
 
@@ -170,7 +201,7 @@ fn vcpus(kvm: &kvm_ioctls::Kvm, vm: &Vm, count: u8, entry: regs::Entry) -> Resul
             if id == 0 {
                 // The others wait for the first one's INIT and SIPI, in the state reset leaves them in.
                 vcpu.edit_sregs(|sregs| {
-                    regs::set_sregs(sregs, entry);
+                    regs::set_sregs(sregs);
                     regs::enable_x2apic(sregs);
                 })?;
                 vcpu.set_regs(&regs::regs(entry))?;

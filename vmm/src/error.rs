@@ -92,7 +92,7 @@ impl From<BuildError> for Error {
             BuildError::Kvm(error) => error.into(),
             BuildError::Ram(RamError::Layout(_)) => Self::Bug(error.into()),
             BuildError::Console(devices::chardev::ChardevError::Host(_)) => Self::Host(error.into()),
-            BuildError::Console(_) => Self::Usage(error.into()),
+            BuildError::Console(_) | BuildError::Open { .. } | BuildError::Slots => Self::Usage(error.into()),
             BuildError::Ram(_) | BuildError::Host { .. } => Self::Host(error.into()),
         }
     }

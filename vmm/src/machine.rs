@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use devices::confine::Confinement;
 use vm_memory::GuestMemoryMmap;
 
 use crate::config::VmConfig;
@@ -10,13 +11,13 @@ use crate::plug::Console;
 use crate::ram::Mapping;
 use crate::running::{Failure, RunningVm};
 use crate::terminal::Raw;
-use crate::vcpu::{Buses, Control, Runner, ThreadStart};
+use crate::vcpu::{Buses, Control, Runner};
 
 /// Everything is in place; [`Machine::start`] lets the guest run.
 pub struct Machine {
     pub(crate) runners: Vec<Runner>,
     pub(crate) control: Arc<Control>,
-    pub(crate) thread_start: ThreadStart,
+    pub(crate) confinement: Confinement,
     pub(crate) kept: Kept,
 }
 
@@ -24,12 +25,12 @@ pub struct Machine {
 pub(crate) struct Kept {
     /// Ends the terminal's raw mode last of what a user sees, when the consoles have said their last.
     pub(crate) consoles: Vec<Console>,
-    pub(crate) raw: Option<Raw>,
+    pub(crate) _raw: Option<Raw>,
     /// What it was made from, for the boot doctor.
     pub(crate) config: VmConfig,
-    pub(crate) buses: Buses,
-    pub(crate) vm: Vm,
-    pub(crate) ram: GuestMemoryMmap,
+    pub(crate) _buses: Buses,
+    pub(crate) _vm: Vm,
+    pub(crate) _ram: GuestMemoryMmap,
     pub(crate) mapping: Mapping,
 }
 
@@ -38,9 +39,9 @@ impl Machine {
     pub fn start(self) -> Result<RunningVm, Failure> {
         install_kick_handler()?;
         let threads: Result<Vec<_>, _> =
-            self.runners.into_iter().map(|r| r.spawn(self.thread_start.clone())).collect();
+            self.runners.into_iter().map(|r| r.spawn(&self.confinement)).collect();
         match threads {
-            Ok(threads) => Ok(RunningVm::new(self.control, threads, self.kept)),
+            Ok(threads) => Ok(RunningVm::new(self.control, threads, self.kept, self.confinement)),
             Err(e) => {
                 // Threads that did start are parked on the control, and leave.
                 self.control.finish(crate::exit::Exit::Stopped);

@@ -70,7 +70,9 @@ fn until_the_end(config: vmm::VmConfig, recorder: &Recorder) -> Result<Outcome, 
     let signals = Signals::block().map_err(|e| Error::Host(e.into()))?;
     let silence = Some(config.silence).filter(|s| *s > 0).map(|s| Duration::from_secs(s.into()));
     let machine = VmBuilder::from(config).record(recorder).build()?;
-    Ok(machine.start()?.conclude(Some(&signals), silence)?)
+    let vm = machine.start()?;
+    vm.confine_this_thread()?;
+    Ok(vm.conclude(Some(&signals), silence)?)
 }
 
 fn status(exit: Exit, guests: bool) -> u8 {

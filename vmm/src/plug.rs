@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use devices::addr::{AddrRange, Gsi};
 use devices::bus::{Bus, BusDevice, SharedDevice};
 use devices::chardev::{Chardev, Pump, Tail, Target};
+use devices::confine::Confinement;
 use devices::legacy::boot_mark::BytePort;
 use devices::legacy::i8042::I8042;
 use devices::legacy::ioapic::IoApic;
@@ -13,7 +14,15 @@ use devices::legacy::pvpanic::PvPanic;
 use devices::legacy::rtc::Rtc;
 use devices::legacy::serial::SerialPort;
 use devices::legacy::{EventSink, GuestEvent, ports};
+use devices::memory::GuestRam;
+use devices::pci::ports::ConfigPorts;
+use devices::pci::root::Root;
+use devices::virtio::VirtioDevice;
+use devices::virtio::transport::Host;
+use devices::virtio::transport::mmio::MmioTransport;
+use devices::virtio::transport::pci::PciTransport;
 use kvm_ioctls::IoEventAddress;
+use vm_memory::GuestMemoryMmap;
 
 use crate::acpi::Described;
 use crate::arch::layout;
@@ -21,7 +30,9 @@ use crate::builder::BuildError;
 use crate::config::{ConsoleTarget, Transport, VmConfig};
 use crate::exit::Exit;
 use crate::kvm::{IrqLines, Vm};
+use crate::registry;
 use crate::report::Milestone;
+use crate::slots::{self, Slots};
 use crate::terminal::Raw;
 use crate::vcpu::{Buses, Control};
 
@@ -38,9 +49,14 @@ pub(crate) fn coalesce(vm: &Vm) -> bool {
     INDEX_REGISTERS.iter().filter(|(at, len)| vm.coalesce(*at, *len)).count() > 0
 }
 
-/// Interrupt pins the machine needs: COM1's.
-pub(crate) fn pins(_config: &VmConfig) -> u8 {
-    1
+/// Interrupt pins the machine needs: COM1's, and over MMIO one for each virtio device. Over PCI interrupts are
+/// messages, which need none.
+pub(crate) fn pins(config: &VmConfig, attached: usize) -> Result<u8, BuildError> {
+    let virtio = match config.transport {
+        Transport::Pci => 0,
+        Transport::Mmio => registry::count(config) + attached,
+    };
+    u8::try_from(1 + virtio).ok().filter(|pins| *pins <= slots::PINS).ok_or(BuildError::Slots)
 }
 
 /// A console of the machine.
@@ -60,36 +76,56 @@ pub(crate) struct Plugged {
     pub(crate) raw: Option<Raw>,
 }
 
-struct Plug<'a> {
+/// What a device is attached to.
+pub(crate) struct Plug<'a> {
     buses: &'a Buses,
     control: &'a Arc<Control>,
+    /// Starts the devices' threads.
+    pub(crate) confinement: Confinement,
+    lines: IrqLines,
     ioapic: IoApic,
+    root: Root,
+    host: Host,
+    slots: Slots,
     plugged: Plugged,
 }
 
-/// Attaches all of `config`'s devices.
+/// Attaches all of `config`'s devices, and those `attached` beside them.
 pub(crate) fn attach(
     config: &VmConfig,
-    vm: &Vm,
+    attached: Vec<Box<dyn VirtioDevice>>,
+    (vm, ram): (&Vm, &GuestMemoryMmap),
     buses: &Buses,
     control: &Arc<Control>,
 ) -> Result<Plugged, BuildError> {
     let lines = IrqLines::new(vm);
-    let ioapic = IoApic::new(pins(config), &lines).map_err(BuildError::host("make interrupt lines"))?;
+    let pins = pins(config, attached.len())?;
+    let ioapic = IoApic::new(pins, &lines).map_err(BuildError::host("make interrupt lines"))?;
     let described = Described {
         cpus: config.cpus.boot,
-        pci: config.transport == Transport::Pci,
+        pci: false,
         ram_size: config.memory.size,
         serial: config.serial != ConsoleTarget::Off,
         virtio_mmio: Vec::new(),
     };
-    let mut plug =
-        Plug { buses, control, ioapic, plugged: Plugged { described, consoles: Vec::new(), raw: None } };
+    let mut plug = Plug {
+        buses,
+        control,
+        confinement: crate::seccomp::confinement(config.seccomp),
+        lines,
+        ioapic,
+        root: Root::new(&buses.mmio),
+        host: Host { ram: GuestRam::new(ram.clone()), doorbells: Arc::new(vm.clone()) },
+        slots: Slots::default(),
+        plugged: Plugged { described, consoles: Vec::new(), raw: None },
+    };
     plug.legacy()?;
     plug.serial(&config.serial)?;
-    let Plug { ioapic, plugged, .. } = plug;
-    put(&buses.mmio, (layout::IOAPIC.into(), 0x20), share(ioapic))?;
-    Ok(plugged)
+    let devices = registry::make(config, &mut plug)?;
+    for device in devices.into_iter().chain(attached) {
+        plug.virtio(device, config.transport)?;
+    }
+    plug.finish()
 }
 
 fn share(device: impl BusDevice + 'static) -> SharedDevice {
@@ -102,6 +138,47 @@ fn put(bus: &Bus, at: (u64, u64), device: SharedDevice) -> Result<(), BuildError
 }
 
 impl Plug<'_> {
+    /// Puts a virtio device where a guest finds it.
+    fn virtio(&mut self, device: Box<dyn VirtioDevice>, transport: Transport) -> Result<(), BuildError> {
+        match transport {
+            Transport::Pci => self.pci(device),
+            Transport::Mmio => self.mmio(device),
+        }
+    }
+
+    fn pci(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
+        let bar = self.slots.bar().ok_or(BuildError::Slots)?;
+        let function = PciTransport::new(device, self.host.clone(), bar, &self.lines)
+            .map_err(BuildError::host("make a PCI function's interrupts"))?;
+        self.root.plug(function)?.ok_or(BuildError::Slots)?;
+        Ok(())
+    }
+
+    fn mmio(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
+        let (base, gsi) = self.slots.mmio().ok_or(BuildError::Slots)?;
+        let pin = Gsi(gsi - layout::GSI_BASE);
+        let interrupt = self.ioapic.interrupt(pin).map_err(BuildError::host("share an interrupt"))?;
+        let transport = MmioTransport::new(device, self.host.clone(), base.into(), interrupt)
+            .map_err(BuildError::host("make a device's doorbells"))?;
+        put(&self.buses.mmio, (base.into(), layout::VIRTIO_MMIO_STRIDE), share(transport))?;
+        self.plugged.described.virtio_mmio.push((base, gsi));
+        Ok(())
+    }
+
+    /// Puts what the devices are attached to on the buses themselves.
+    fn finish(self) -> Result<Plugged, BuildError> {
+        let Self { ioapic, root, mut plugged, buses, .. } = self;
+        put(&buses.mmio, (layout::IOAPIC.into(), 0x20), share(ioapic))?;
+        // Without a function there is no bus: a kernel that is told of one looks at all its 32 places.
+        if !root.is_empty() {
+            plugged.described.pci = true;
+            let root = share(root);
+            put(&buses.mmio, layout::ECAM, root.clone())?;
+            put(&buses.pio, (ports::PCI_CONFIG.into(), 8), share(ConfigPorts::new(root)))?;
+        }
+        Ok(plugged)
+    }
+
     fn port(&self, port: u16, len: u64, device: impl BusDevice + 'static) -> Result<(), BuildError> {
         put(&self.buses.pio, (port.into(), len), share(device))
     }
@@ -123,11 +200,11 @@ impl Plug<'_> {
         let interrupt = self.ioapic.interrupt(pin).map_err(BuildError::host("share an interrupt"))?;
         let port = SerialPort::attach(&chardev, interrupt);
         put(&self.buses.pio, (ports::COM1.into(), 8), port)?;
-        self.start(chardev, "serial")
+        self.carry(chardev, "serial")
     }
 
     /// The open backend of a console; `None` for [`ConsoleTarget::Off`].
-    fn chardev(&mut self, target: &ConsoleTarget) -> Result<Option<Chardev>, BuildError> {
+    pub(crate) fn chardev(&mut self, target: &ConsoleTarget) -> Result<Option<Chardev>, BuildError> {
         let mut chardev = Chardev::new(match target {
             ConsoleTarget::Off => return Ok(None),
             ConsoleTarget::Null => Target::Null,
@@ -149,9 +226,10 @@ impl Plug<'_> {
         Ok(Some(chardev))
     }
 
-    fn start(&mut self, chardev: Chardev, name: &str) -> Result<(), BuildError> {
+    /// Has `chardev` carry bytes from now on, in a thread called `name`.
+    pub(crate) fn carry(&mut self, chardev: Chardev, name: &str) -> Result<(), BuildError> {
         let tail = chardev.tail();
-        self.plugged.consoles.push(Console { tail, _pump: chardev.start(name)? });
+        self.plugged.consoles.push(Console { tail, _pump: chardev.start(name, &self.confinement)? });
         Ok(())
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use devices::confine::Confinement;
+
 use crate::exit::{Exit, Outcome};
 use crate::kvm::KvmError;
 use crate::machine::Kept;
@@ -36,6 +38,7 @@ pub struct RunningVm {
     handle: VmHandle,
     /// Freed in order: devices, memory, after the vCPUs have been joined.
     kept: Option<Kept>,
+    confinement: Confinement,
 }
 
 /// Commands a running machine from any thread; stays valid, without effect, after its end.
@@ -75,9 +78,24 @@ impl VmHandle {
 }
 
 impl RunningVm {
-    pub(crate) fn new(control: Arc<Control>, vcpus: Vec<RunningVcpu>, kept: Kept) -> Self {
+    pub(crate) fn new(
+        control: Arc<Control>,
+        vcpus: Vec<RunningVcpu>,
+        kept: Kept,
+        confinement: Confinement,
+    ) -> Self {
         control.order(Next::Run);
-        Self { handle: VmHandle { control, vcpus: Arc::new(Mutex::new(vcpus)) }, kept: Some(kept) }
+        let handle = VmHandle { control, vcpus: Arc::new(Mutex::new(vcpus)) };
+        Self { handle, kept: Some(kept), confinement }
+    }
+
+    /// Confines the calling thread, for good, to what it takes to wait for this machine's end, to free it and to
+    /// report: for a program that does nothing else any more. The machine's own threads are confined from their start.
+    ///
+    /// # Errors
+    /// The host does not confine threads.
+    pub fn confine_this_thread(&self) -> Result<(), Failure> {
+        self.confinement.enter(supervisor::CALLS).map_err(|why| Failure::Thread(why.to_string()))
     }
 
     /// A handle to command the machine with.

@@ -5,16 +5,40 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use devices::confine::Call;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::exit::Exit;
+use crate::kvm;
 use crate::running::{Failure, RunningVm, VmHandle};
 
 /// Signals that end a machine in order.
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// What the thread asks of the kernel that waits for a machine's end, frees it and reports.
+pub(crate) const CALLS: &[Call] = &[
+    // The event loop, and kicks to the vCPUs.
+    Call::Any(libc::SYS_epoll_create1),
+    Call::Any(libc::SYS_epoll_ctl),
+    Call::Any(libc::SYS_epoll_wait),
+    Call::Any(libc::SYS_epoll_pwait),
+    Call::Any(libc::SYS_eventfd2),
+    Call::Any(libc::SYS_read),
+    Call::Any(libc::SYS_tgkill),
+    // Freeing devices.
+    Call::Only(libc::SYS_ioctl, 1, kvm::TEARDOWN_REQUESTS),
+    Call::Any(libc::SYS_unlink),
+    // The initrd's first bytes, /proc/self/smaps, KVM's counters, the boot report's file.
+    Call::Any(libc::SYS_pread64),
+    Call::Any(libc::SYS_openat),
+    Call::Any(libc::SYS_statx),
+    Call::Any(libc::SYS_fstat),
+    Call::Any(libc::SYS_newfstatat),
+    Call::Any(libc::SYS_lseek),
+];
 
 /// The signals that end a machine, taken from their default action for this thread and those it starts.
 #[derive(Debug)]

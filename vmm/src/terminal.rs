@@ -3,9 +3,12 @@
 //! 1. [`Raw::enter`] remembers the mode and switches it.
 //! 2. Dropping the guard gives it back; so does [`restore`], from a panic hook or a signal handler, once.
 
+mod sys;
+
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use devices::virtio::console::Size;
 use nix::sys::termios::{self, SetArg, Termios};
 
 static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
@@ -31,6 +34,11 @@ impl Drop for Raw {
     fn drop(&mut self) {
         restore();
     }
+}
+
+/// Columns and rows of the terminal behind standard output; `None` when there is none.
+pub(crate) fn size() -> Option<Size> {
+    sys::size().filter(|size| size.columns > 0 && size.rows > 0)
 }
 
 /// Gives the terminal back as it was found; does nothing when it was never taken, or given back already.

@@ -4,9 +4,9 @@
 //! them on, and when nobody takes them the oldest are dropped and counted. Input is bounded likewise, from the
 //! other side: the thread reads no more than the device has taken.
 //!
-//! 1. [`Chardev::open`] makes the files, sockets and terminals; nothing flows yet.
+//! 1. [`Chardev::new`] makes the files, sockets and terminals; nothing flows yet.
 //! 2. The device takes [`Chardev::output`] and [`Chardev::input`] with it.
-//! 3. [`Chardev::start`] starts the thread.
+//! 3. [`Chardev::start`] starts the thread, confined to [`CALLS`].
 //! 4. Dropping the [`Pump`] carries over what is left, for a second at most, and removes what was made.
 
 mod escape;
@@ -22,8 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::confine::Confinement;
 use escape::Escape;
-pub use pump::Pump;
+pub use pump::{CALLS, Pump};
 use ring::Ring;
 pub use target::Target;
 
@@ -157,10 +158,13 @@ impl Chardev {
     }
 
     /// Starts carrying bytes, in a thread called `name`. Nothing to carry for [`Target::Null`].
-    pub fn start(self, name: &str) -> Result<Option<Pump>, ChardevError> {
+    pub fn start(self, name: &str, confinement: &Confinement) -> Result<Option<Pump>, ChardevError> {
         match self.target {
             Target::Null => Ok(None),
-            target => Ok(Some(Pump::spawn(name, self.shared, target, self.escape)?)),
+            target => {
+                let link = pump::Link::new(target, self.escape);
+                Ok(Some(Pump::spawn(name, self.shared, link, confinement)?))
+            }
         }
     }
 }

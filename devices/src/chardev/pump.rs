@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::target::{Listener, Target};
 use super::{Escape, IN_ROOM, Shared};
+use crate::confine::{Call, Confinement};
 
 /// A pipe that polls as writable takes this much without blocking (PIPE_BUF).
 const CHUNK: usize = 4096;
@@ -18,6 +19,21 @@ const CHUNK: usize = 4096;
 const LINGER: Duration = Duration::from_secs(1);
 /// Smaller than a huge page, or the host would back the stack by one.
 const STACK: usize = 128 << 10;
+
+/// What the thread asks of the kernel. Input goes on to the device on this thread, and the way out of a raw terminal
+/// ends the machine: both signal eventfds, which is a write.
+pub const CALLS: &[Call] = &[
+    Call::Any(libc::SYS_poll),
+    Call::Any(libc::SYS_read),
+    Call::Any(libc::SYS_accept4),
+    Call::Any(libc::SYS_recvfrom),
+    Call::Any(libc::SYS_sendto),
+    #[allow(clippy::cast_possible_truncation)] // the kernel reads 32 bits of a request
+    Call::Only(libc::SYS_ioctl, 1, &[libc::FIONBIO as u32]),
+    // A socket's path is removed if it is still ours.
+    Call::Any(libc::SYS_statx),
+    Call::Any(libc::SYS_unlink),
+];
 
 /// A running chardev. Dropping it carries over what is left and ends the thread.
 pub struct Pump {
@@ -29,13 +45,13 @@ impl Pump {
     pub(super) fn spawn(
         name: &str,
         shared: Arc<Shared>,
-        target: Target,
-        escape: Option<Escape>,
+        mut link: Link,
+        confinement: &Confinement,
     ) -> io::Result<Self> {
         let done = Arc::new((Mutex::new(false), Condvar::new()));
         let (theirs, finished) = (shared.clone(), done.clone());
-        thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
-            let mut link = Link::new(target, escape);
+        let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+        confinement.spawn(thread, CALLS, move || {
             while link.turn(&theirs) {}
             // The socket's path goes before the drop returns.
             drop(link);
@@ -57,7 +73,7 @@ impl Drop for Pump {
 }
 
 /// The files at the other end.
-struct Link {
+pub(super) struct Link {
     out: Option<OwnedFd>,
     input: Option<OwnedFd>,
     client: Option<UnixStream>,
@@ -67,7 +83,7 @@ struct Link {
 }
 
 impl Link {
-    fn new(target: Target, escape: Option<Escape>) -> Self {
+    pub(super) fn new(target: Target, escape: Option<Escape>) -> Self {
         let mut link = Self { out: None, input: None, client: None, listener: None, escape, _slave: None };
         match target {
             Target::Null => {}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::confine::Confinement;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
@@ -12,7 +13,7 @@ fn a_file_gets_every_byte_before_the_pump_is_gone() {
     let path = temp("file");
     let dev = Chardev::new(Target::file(&path).expect("opens")).expect("made");
     let mut out = dev.output();
-    let pump = dev.start("test").expect("starts");
+    let pump = dev.start("test", &Confinement::none()).expect("starts");
     out.write(b"hello ");
     out.write(&[b'x'; 10_000]);
     drop(pump);
@@ -27,7 +28,7 @@ fn a_guest_that_floods_a_socket_nobody_reads_costs_a_bounded_ring() {
     let path = temp("flood");
     let dev = Chardev::new(Target::socket(&path).expect("binds")).expect("made");
     let (mut out, tail) = (dev.output(), dev.tail());
-    let pump = dev.start("test").expect("starts");
+    let pump = dev.start("test", &Confinement::none()).expect("starts");
     for _ in 0..1000 {
         out.write(&[b'f'; 1000]);
     }
@@ -44,7 +45,7 @@ fn a_socket_client_reads_what_was_said_before_it_came_and_is_heard() {
     let (mut out, input) = (dev.output(), dev.input());
     let (tell, told) = mpsc::channel();
     input.on_input(move || _ = tell.send(()));
-    let _pump = dev.start("test").expect("starts");
+    let _pump = dev.start("test", &Confinement::none()).expect("starts");
     out.write(b"early");
     let mut client = UnixStream::connect(&path).expect("connects");
     let mut got = [0; 5];
@@ -77,7 +78,7 @@ fn a_pseudo_terminal_carries_both_ways() {
     let (mut out, input) = (dev.output(), dev.input());
     let (tell, told) = mpsc::channel();
     input.on_input(move || _ = tell.send(()));
-    let _pump = dev.start("test").expect("starts");
+    let _pump = dev.start("test", &Confinement::none()).expect("starts");
     let mut terminal = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("attaches");
     out.write(b"login:");
     let mut got = [0; 6];
@@ -95,7 +96,7 @@ fn a_device_that_takes_nothing_stops_the_reading() {
     let input = dev.input();
     let (tell, told) = mpsc::channel();
     input.on_input(move || _ = tell.send(()));
-    let pump = dev.start("test").expect("starts");
+    let pump = dev.start("test", &Confinement::none()).expect("starts");
     let mut client = UnixStream::connect(&path).expect("connects");
     client.write_all(&[7; 3 * IN_ROOM]).expect("the socket's own buffer takes it");
     let mut taken = 0;

@@ -111,10 +111,10 @@ impl Pin {
     fn apply(&self, old: u64) {
         if self.entry & MASKED != 0 {
             if old & MASKED == 0 && self.vector.mask().is_err() {
-                tracing::warn!("an I/O APIC pin could not be masked");
+                crate::warn_of_guest!("an I/O APIC pin could not be masked");
             }
         } else if old != self.entry && self.vector.unmask(self.address(), self.data()).is_err() {
-            tracing::warn!("an I/O APIC pin could not be routed");
+            crate::warn_of_guest!("an I/O APIC pin could not be routed");
         }
     }
 

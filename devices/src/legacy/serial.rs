@@ -96,6 +96,7 @@ impl BusDevice for SerialPort {
 mod tests {
     use super::*;
     use crate::chardev::Target;
+    use crate::confine::Confinement;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -121,7 +122,7 @@ mod tests {
             Interrupt::from_fn(move || _ = count.fetch_add(1, Ordering::SeqCst)),
         );
         port.lock().expect("port").write(IER, &[1]);
-        let _pump = console.start("test").expect("starts");
+        let _pump = console.start("test", &Confinement::none()).expect("starts");
         let mut client = UnixStream::connect(&path).expect("connects");
         port.lock().expect("port").write(0, b"A");
         let mut out = [0];

@@ -8,6 +8,14 @@
 //! 5. Reset or unplug: [`VirtioDevice::stop`] returns when no thread touches guest memory any more.
 //!    Then again from 2.
 
+pub mod chain;
+pub mod console;
+pub mod queue;
+pub mod rng;
+pub mod spec;
+pub mod transport;
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::addr::QueueIndex;
@@ -19,7 +27,7 @@ use crate::memory::GuestRam;
 pub struct Profile {
     /// Device id (VIRTIO 1.3, 5): 4 is an entropy source, 3 a console.
     pub kind: u32,
-    /// Feature bits offered, the transport's own (VERSION_1, ring features) aside.
+    /// Feature bits offered beside [`spec::feature::COMMON`], which the transport adds.
     pub features: u64,
     /// Largest size of each queue, a power of two up to 32768.
     pub queue_sizes: Vec<u16>,
@@ -49,6 +57,20 @@ pub struct RingLayout {
     pub avail: u64,
     /// Guest-physical address of the used ring.
     pub used: u64,
+}
+
+impl RingLayout {
+    /// Whether size and alignments are as 2.7 says and all three parts lie in guest RAM.
+    pub fn lies_in(&self, ram: &GuestMemoryMmap) -> bool {
+        let size = usize::from(self.size);
+        // Address, bytes (the indices for EVENT_IDX included), alignment.
+        let parts = [(self.desc, 16 * size, 16), (self.avail, 6 + 2 * size, 2), (self.used, 6 + 8 * size, 4)];
+        self.size.is_power_of_two()
+            && self.size <= spec::MAX_QUEUE_SIZE
+            && parts.iter().all(|(at, len, align)| {
+                at % align == 0 && GuestMemoryBackend::check_range(ram, GuestAddress(*at), *len)
+            })
+    }
 }
 
 /// How far a queue has been worked: what a stopped device hands back and a restored one starts from.
@@ -86,6 +108,9 @@ pub struct Activation {
     pub queues: Vec<QueueGrant>,
     /// To be raised when the device's configuration space has changed.
     pub config_changed: Interrupt,
+    /// To be raised when the driver has broken the rules, or the device cannot go on: the device then works no more
+    /// and the driver sees DEVICE_NEEDS_RESET (2.1.2).
+    pub needs_reset: Interrupt,
 }
 
 /// Why a device did not start; the transport then reports DEVICE_NEEDS_RESET.
@@ -102,6 +127,18 @@ pub enum StartError {
         /// What the host said.
         source: std::io::Error,
     },
+}
+
+impl StartError {
+    /// The device is at work already, which a transport never lets happen.
+    pub fn busy() -> Self {
+        Self::worker(std::io::ErrorKind::ResourceBusy.into())
+    }
+
+    /// The device's thread did not take the work.
+    pub fn worker(source: std::io::Error) -> Self {
+        Self::Host { what: "wait for its queues", source }
+    }
 }
 
 /// A device with queues. The transport does feature paging, status, bounds checks and eventfds; what is left

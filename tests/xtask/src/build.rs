@@ -7,7 +7,7 @@ use crate::error::{Doing, Error, Result};
 use crate::host;
 
 /// The target everything is built for; `.cargo/config.toml` names it too.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The cargo that runs us.
 pub(crate) fn cargo() -> Command {
@@ -23,9 +23,11 @@ pub(crate) struct Programs {
     pub(crate) vmm: PathBuf,
     /// The guest's pid 1.
     pub(crate) init: PathBuf,
+    /// The builder of guest images.
+    pub(crate) image: PathBuf,
 }
 
-/// Builds the VMM and the guest's init for release.
+/// Builds the VMM, the guest's init and the builder of guest images for release.
 pub(crate) fn programs() -> Result<Programs> {
     // One form of the command for all, or features are resolved anew and everything is built twice.
     host::run(cargo().args([
@@ -36,9 +38,11 @@ pub(crate) fn programs() -> Result<Programs> {
         "vmm",
         "--package",
         "guest-init",
+        "--package",
+        "guest",
     ]))?;
     let dir = release();
-    Ok(Programs { vmm: dir.join("vmm"), init: dir.join("guest-init") })
+    Ok(Programs { vmm: dir.join("vmm"), init: dir.join("guest-init"), image: dir.join("guest-image") })
 }
 
 fn release() -> PathBuf {

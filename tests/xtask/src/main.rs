@@ -1,11 +1,15 @@
 //! The project's own commands: `cargo xtask boot`, `test`, `testbed` and the tools behind them.
 
 mod bed;
+mod binary;
 mod boot;
 mod build;
 mod error;
+mod fuzz;
 mod host;
+mod image;
 mod kernels;
+mod lint;
 mod measure;
 mod suite;
 
@@ -27,6 +31,10 @@ enum Command {
     Boot(boot::Boot),
     /// Run all of the project's checks and tests
     Test(suite::Test),
+    /// Run fuzz targets
+    Fuzz(fuzz::Fuzz),
+    Lint(lint::Lint),
+    ImageCheck(image::ImageCheck),
     /// Measure boots of our VMM and of QEMU on the instruction clock
     Measure(measure::Measure),
     /// Run a command in the test bed: an emulated host with a real KVM
@@ -37,6 +45,9 @@ fn main() -> ExitCode {
     let done = match Xtask::parse().command {
         Command::Boot(boot) => boot.run(),
         Command::Test(test) => test.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Lint(lint) => lint.run(),
+        Command::ImageCheck(check) => check.run(),
         Command::Measure(measure) => measure.run(),
         Command::Testbed(testbed) => testbed.run(),
     };

@@ -106,8 +106,8 @@ fn virtio_mmio(body: &mut Vec<u8>, uid: u32, base: u32, gsi: u32) {
 fn host_bridge(body: &mut Vec<u8>, (base64, len64): (u64, u64)) {
     #[allow(clippy::cast_possible_truncation)] // both ends lie below 4 GiB by the layout
     let (first32, last32) = (layout::PCI32.0 as u32, (layout::PCI32.0 + layout::PCI32.1 - 1) as u32);
-    let buses = AddressSpace::new_bus_number(0u16, 0u16);
     let config = IO::new(ports::PCI_CONFIG, ports::PCI_CONFIG, 1, 8);
+    let buses = AddressSpace::new_bus_number(0u16, 0u16);
     let window32 = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first32, last32, None);
     let window64 =
         AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, base64, base64 + len64 - 1, None);

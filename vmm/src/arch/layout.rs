@@ -7,8 +7,6 @@
 //! above RAM         the 64-bit PCI window
 //! ```
 
-use devices::addr::AddrRange;
-
 /// RAM below 4 GiB ends here at the latest.
 pub(crate) const HOLE_START: u64 = 0xc000_0000;
 /// RAM goes on here.
@@ -36,8 +34,6 @@ pub(crate) const GSI_BASE: u32 = 4;
 pub(crate) const FIRST_FREE_GSI: u32 = COM1_GSI + 1;
 /// COM1's interrupt.
 pub(crate) const COM1_GSI: u32 = GSI_BASE;
-/// Pins of the I/O APIC.
-pub(crate) const GSI_COUNT: u32 = 24;
 
 /// The global descriptor table the first processor starts with.
 pub(crate) const GDT: u64 = 0x500;
@@ -73,11 +69,6 @@ pub(crate) fn ram_end(size: u64) -> u64 {
 /// The 64-bit PCI window: 64 GiB behind RAM, aligned to 1 GiB and never below 4 GiB.
 pub(crate) fn pci64(size: u64) -> (u64, u64) {
     (ram_end(size).max(HOLE_END).next_multiple_of(1 << 30), 64 << 30)
-}
-
-/// The pair of a base and a length as a range; both are this module's constants, so the range exists.
-pub(crate) fn range((base, len): (u64, u64)) -> Option<AddrRange> {
-    AddrRange::new(base, len)
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 //! kvm_run page: a kick that lands just before KVM_RUN makes that KVM_RUN return at once, so none is lost.
 
 use std::cell::Cell;
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
+use std::thread::JoinHandle;
 
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
@@ -16,7 +19,8 @@ thread_local! {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let flag = IMMEDIATE_EXIT.get();
     if !flag.is_null() {
-        // SAFETY: `bind` stored a pointer into the kvm_run mapping of the vCPU this thread owns until it ends.
+        // SAFETY: `bind` stored a pointer into the kvm_run mapping of the vCPU this thread owns, and `unbind` removes
+        // it before that goes.
         unsafe { flag.write_volatile(1) };
     }
 }
@@ -24,6 +28,14 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 /// Makes this thread the one whose kicks reach `immediate_exit`.
 pub(super) fn bind(immediate_exit: &mut u8) {
     IMMEDIATE_EXIT.set(immediate_exit);
+}
+
+/// Has this thread's kicks reach nothing any more. To be called before the vCPU it is bound to goes: a kick may still
+/// come, from a thread that saw this one run.
+pub(super) fn unbind() {
+    IMMEDIATE_EXIT.set(ptr::null_mut());
+    // The handler runs on this very thread: only the compiler could move the store behind the unmapping.
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// Installs the handler, once a process.
@@ -37,6 +49,11 @@ pub(crate) fn install_kick_handler() -> Result<(), super::KvmError> {
 pub(crate) struct Kicker(libc::pthread_t);
 
 impl Kicker {
+    /// A kicker of a thread that has been started.
+    pub(crate) fn of<T>(thread: &JoinHandle<T>) -> Self {
+        Self(thread.as_pthread_t())
+    }
+
     /// A kicker of the calling thread.
     pub(crate) fn this_thread() -> Self {
         // SAFETY: pthread_self has no preconditions.

@@ -6,6 +6,7 @@
 
 mod interrupts;
 mod kick;
+mod requests;
 mod stats;
 mod vcpu;
 mod vm;
@@ -16,6 +17,7 @@ use kvm_ioctls::{Cap, Kvm};
 
 pub(crate) use interrupts::IrqLines;
 pub(crate) use kick::{Kicker, install_kick_handler};
+pub(crate) use requests::{TEARDOWN_REQUESTS, VCPU_REQUESTS};
 pub(crate) use stats::StatsReader;
 pub(crate) use vcpu::{Vcpu, VmExit};
 pub(crate) use vm::Vm;

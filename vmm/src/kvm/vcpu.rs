@@ -49,6 +49,12 @@ pub(crate) struct Vcpu {
     id: u8,
 }
 
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        super::kick::unbind();
+    }
+}
+
 impl Vcpu {
     pub(super) fn new(fd: VcpuFd, id: u8) -> Self {
         Self { fd, id }

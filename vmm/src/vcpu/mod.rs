@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use devices::bus::Bus;
+use devices::confine::{Call, Confinement};
 
 pub(crate) use control::{Control, Next};
 
 use crate::exit::Exit;
-use crate::kvm::{Kicker, Vcpu, VmExit};
+use crate::kvm::{self, Kicker, Vcpu, VmExit};
 use crate::report::Milestone;
 use crate::running::Failure;
 
@@ -56,26 +57,29 @@ enum Served {
 /// Stack of a vCPU's thread: a page or two are used. Smaller than a huge page, or the host would back it by one.
 const STACK: usize = 256 << 10;
 
-/// What a vCPU's thread does first, for example confining itself to its system calls.
-pub(crate) type ThreadStart = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// What a vCPU's thread asks of the kernel: what the guest's accesses to registers come to, and no more.
+pub(crate) const CALLS: &[Call] = &[
+    Call::Only(libc::SYS_ioctl, 1, kvm::VCPU_REQUESTS),
+    // A vector's signals are looked at while it is masked.
+    Call::Any(libc::SYS_read),
+    // A device that starts gets eventfds of its own.
+    #[allow(clippy::cast_possible_truncation)] // the kernel reads 32 bits of a command
+    Call::Only(libc::SYS_fcntl, 1, &[libc::F_DUPFD_CLOEXEC as u32]),
+    // The boot report's counters.
+    Call::Any(libc::SYS_pread64),
+];
 
 impl Runner {
     /// Starts the thread; it waits for the machine to run.
-    pub(crate) fn spawn(self, first: ThreadStart) -> io::Result<RunningVcpu> {
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name(format!("vcpu{}", self.vcpu.id())).stack_size(STACK).spawn(
-            move || {
-                let mut runner = self;
-                runner.vcpu.bind_to_thread();
-                // The receiver is gone only if the spawning thread is.
-                let _ = tell.send(Kicker::this_thread());
-                if let Err(why) = first() {
-                    return runner.control.fail(Failure::Thread(why));
-                }
-                runner.run();
-            },
-        )?;
-        let kicker = told.recv().map_err(io::Error::other)?;
+    pub(crate) fn spawn(self, confinement: &Confinement) -> io::Result<RunningVcpu> {
+        let thread = thread::Builder::new().name(format!("vcpu{}", self.vcpu.id())).stack_size(STACK);
+        let thread = confinement.spawn(thread, CALLS, move || {
+            let mut runner = self;
+            // A kick before this is not lost: what it was for is read before the guest is entered.
+            runner.vcpu.bind_to_thread();
+            runner.run();
+        })?;
+        let kicker = Kicker::of(&thread);
         Ok(RunningVcpu { thread: Some(thread), kicker })
     }
 
@@ -151,7 +155,7 @@ fn drain(vcpu: &mut Vcpu, buses: &Buses, turn: &CoalescedTurn) {
 
 /// A vCPU on its thread.
 pub(crate) struct RunningVcpu {
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Option<()>>>,
     kicker: Kicker,
 }
 

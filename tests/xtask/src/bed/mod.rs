@@ -118,7 +118,7 @@ impl Bed {
     }
 
     fn qemu(&self, script: &Path, console: &Path, interactive: bool) -> Command {
-        let mut qemu = self.emulator(&self.initrd, console, "6G");
+        let mut qemu = self.emulator(&self.initrd, console, "9G");
         qemu.arg("-append")
             .arg(format!("{CMDLINE} kiwi.job={} kiwi.tty={}", script.display(), u8::from(interactive)))
             .args(["-chardev", "stdio,id=job,signal=off", "-serial", "chardev:job"])

@@ -1,0 +1,190 @@
+//! A function's configuration space (PCI 3.0, 6.1 and 6.7): 4 KiB of bytes, and which bits of them a guest may write.
+
+use crate::addr::AddrRange;
+
+/// Bytes of a function's configuration space (PCI Express 5.0, 7.2.2).
+pub const SIZE: usize = 4096;
+
+const COMMAND: usize = 0x04;
+const STATUS: usize = 0x06;
+const BAR0: usize = 0x10;
+const SUBSYSTEM: usize = 0x2c;
+const CAPABILITIES: usize = 0x34;
+const INTERRUPT_LINE: usize = 0x3c;
+/// First byte behind the standard header.
+const FIRST_CAPABILITY: u8 = 0x40;
+
+/// Command: decode memory, master the bus, mask INTx.
+const MEMORY_SPACE: u16 = 1 << 1;
+const BUS_MASTER: u16 = 1 << 2;
+const INTX_DISABLE: u16 = 1 << 10;
+/// Status: there is a list of capabilities.
+const CAPABILITY_LIST: u16 = 1 << 4;
+
+/// What a function says it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// Vendor and device.
+    pub id: (u16, u16),
+    /// Base class, sub-class, interface.
+    pub class: [u8; 3],
+    /// Revision.
+    pub revision: u8,
+    /// Subsystem vendor and device.
+    pub subsystem: (u16, u16),
+}
+
+/// The bytes and their write mask.
+pub struct ConfigSpace {
+    bytes: Box<[u8; SIZE]>,
+    writable: Box<[u8; SIZE]>,
+    /// Where the link to the next capability is to be written.
+    link: usize,
+    next: u8,
+    bar_size: u32,
+}
+
+impl ConfigSpace {
+    /// A type 0 header without a BAR or a capability.
+    pub fn new(identity: Identity) -> Self {
+        let mut space = Self {
+            bytes: Box::new([0; SIZE]),
+            writable: Box::new([0; SIZE]),
+            link: CAPABILITIES,
+            next: FIRST_CAPABILITY,
+            bar_size: 0,
+        };
+        let Identity { id, class: [base, sub, interface], revision, subsystem } = identity;
+        space.put(0, &id.0.to_le_bytes());
+        space.put(2, &id.1.to_le_bytes());
+        space.put(8, &[revision, interface, sub, base]);
+        space.put(SUBSYSTEM, &subsystem.0.to_le_bytes());
+        space.put(SUBSYSTEM + 2, &subsystem.1.to_le_bytes());
+        space.allow(COMMAND, &(MEMORY_SPACE | BUS_MASTER | INTX_DISABLE).to_le_bytes());
+        space.allow(INTERRUPT_LINE, &[0xff]);
+        space
+    }
+
+    /// Adds BAR 0: 32-bit memory of `size` bytes, a power of two and at least 16, at `bar`. It is decoded from the
+    /// start, as firmware would have left it: a guest that keeps the address need not write it.
+    pub fn with_bar(mut self, bar: u32, size: u32) -> Self {
+        self.bar_size = size;
+        self.put(BAR0, &bar.to_le_bytes());
+        // The low bits are fixed, by which a guest that writes ones learns the size (6.2.5.1).
+        self.allow(BAR0, &(!(size - 1)).to_le_bytes());
+        self.put(COMMAND, &(MEMORY_SPACE | BUS_MASTER).to_le_bytes());
+        self
+    }
+
+    /// Appends a capability: its id, and its `body` behind id and link. `writable` is the mask of the body, zeros
+    /// where it is shorter. Returns the body's offset; `None` when there is no room.
+    pub fn add_capability(&mut self, id: u8, body: &[u8], writable: &[u8]) -> Option<usize> {
+        let at = usize::from(self.next);
+        let end = at + 2 + body.len();
+        let next = u8::try_from(end.next_multiple_of(4)).ok()?;
+        self.put(STATUS, &CAPABILITY_LIST.to_le_bytes());
+        self.put(self.link, &[self.next]);
+        self.put(at, &[id, 0]);
+        self.put(at + 2, body);
+        self.allow(at + 2, writable);
+        (self.link, self.next) = (at + 1, next);
+        Some(at + 2)
+    }
+
+    /// Sets bytes, whatever a guest may do with them.
+    pub fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
+    }
+
+    fn allow(&mut self, at: usize, mask: &[u8]) {
+        self.writable.iter_mut().skip(at).zip(mask).for_each(|(to, from)| *to = *from);
+    }
+
+    /// Reads; all ones past the end.
+    pub fn read(&self, offset: usize, out: &mut [u8]) {
+        out.fill(0xff);
+        out.iter_mut().zip(self.bytes.iter().skip(offset)).for_each(|(to, from)| *to = *from);
+    }
+
+    /// A guest's write: what it may change is changed.
+    pub fn write(&mut self, offset: usize, data: &[u8]) {
+        let targets = self.bytes.iter_mut().zip(self.writable.iter()).skip(offset);
+        for ((byte, mask), new) in targets.zip(data) {
+            *byte = *byte & !mask | new & mask;
+        }
+    }
+
+    /// A 16-bit register's value.
+    pub fn u16_at(&self, at: usize) -> u16 {
+        let mut raw = [0; 2];
+        self.read(at, &mut raw);
+        u16::from_le_bytes(raw)
+    }
+
+    /// A 32-bit register's value.
+    pub fn u32_at(&self, at: usize) -> u32 {
+        let mut raw = [0; 4];
+        self.read(at, &mut raw);
+        u32::from_le_bytes(raw)
+    }
+
+    /// Where BAR 0 is decoded, if it is.
+    pub fn decoded(&self) -> Option<AddrRange> {
+        let base = self.u32_at(BAR0);
+        let on = self.u16_at(COMMAND) & MEMORY_SPACE != 0 && base != 0;
+        on.then(|| AddrRange::new(base.into(), self.bar_size.into())).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space() -> ConfigSpace {
+        let identity =
+            Identity { id: (0x1af4, 0x1044), class: [0xff, 0, 0], revision: 1, subsystem: (0x1af4, 0x1100) };
+        ConfigSpace::new(identity).with_bar(0xc000_0000, 0x4000)
+    }
+
+    #[test]
+    fn a_bar_of_ones_reads_back_its_size_and_moves_when_written() {
+        let mut space = space();
+        space.write(BAR0, &[0xff; 4]);
+        assert_eq!(space.u32_at(BAR0), 0xffff_c000);
+        space.write(BAR0, &0xd000_4000u32.to_le_bytes());
+        assert_eq!(space.decoded().map(|r| r.base()), Some(0xd000_4000));
+        space.write(COMMAND, &[0, 0]);
+        assert_eq!(space.decoded(), None);
+    }
+
+    #[test]
+    fn capabilities_are_a_list_that_ends() {
+        let mut space = space();
+        let first = space.add_capability(9, &[1, 2, 3], &[]).expect("room");
+        let second = space.add_capability(0x11, &[0; 10], &[0, 0xc0]).expect("room");
+        let mut head = [0; 2];
+        space.read(usize::from(space.bytes[CAPABILITIES]), &mut head);
+        assert_eq!(head, [9, u8::try_from(second - 2).expect("a byte")]);
+        space.read(second - 2, &mut head);
+        assert_eq!(head, [0x11, 0]);
+        space.write(first, &[9; 3]);
+        space.write(second, &[0xff; 10]);
+        assert_eq!((space.bytes[first], space.bytes[second], space.bytes[second + 1]), (1, 0, 0xc0));
+    }
+
+    #[test]
+    fn a_list_that_is_full_is_told() {
+        let mut space = space();
+        assert!(space.add_capability(9, &[0; 200], &[]).is_none());
+    }
+
+    #[test]
+    fn accesses_past_the_end_are_harmless() {
+        let mut space = space();
+        space.write(SIZE - 1, &[1; 8]);
+        let mut out = [0; 8];
+        space.read(SIZE - 1, &mut out);
+        assert_eq!(out, [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        space.read(usize::MAX, &mut out);
+    }
+}

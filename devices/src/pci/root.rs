@@ -1,0 +1,196 @@
+//! The root complex: one bus of 32 devices behind an ECAM (PCI Express 5.0, 7.2.2).
+//!
+//! 1. Functions are plugged before the guest runs; each gets the next free device number behind the host bridge.
+//! 2. A configuration access finds its function by address.
+//! 3. A write that moves a BAR moves the function's registers on the bus, with their doorbells.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::PciFunction;
+use super::bridge::HostBridge;
+use super::config::SIZE;
+use crate::addr::AddrRange;
+use crate::bus::{Bus, BusDevice, BusError, SharedDevice, WeakBus};
+
+/// Devices on a bus.
+pub const SLOTS: u8 = 32;
+/// Functions of a device.
+const FUNCTIONS: u64 = 8;
+/// A device's share of the ECAM.
+const STRIDE: u64 = SIZE as u64 * FUNCTIONS;
+
+struct Slot {
+    function: Arc<Mutex<dyn PciFunction>>,
+    registers: SharedDevice,
+    mapped: Option<AddrRange>,
+}
+
+/// The bus's configuration space.
+pub struct Root {
+    bus: WeakBus,
+    slots: Vec<Slot>,
+}
+
+impl Root {
+    /// A bus 0 with nothing but its host bridge, whose functions' BARs are put on `bus`.
+    pub fn new(bus: &Bus) -> Self {
+        let bridge = Slot::new(HostBridge::default());
+        Self { bus: bus.downgrade(), slots: vec![bridge] }
+    }
+
+    /// Whether nothing has been plugged.
+    pub fn is_empty(&self) -> bool {
+        self.slots.len() <= 1
+    }
+
+    /// Plugs `function` as the next device; gives its number, or `None` when all 32 are taken.
+    ///
+    /// # Errors
+    /// Its BAR lies where another device does.
+    pub fn plug<F: PciFunction + 'static>(&mut self, function: F) -> Result<Option<u8>, BusError> {
+        let device = u8::try_from(self.slots.len()).ok().filter(|n| *n < SLOTS);
+        if device.is_none() {
+            return Ok(None);
+        }
+        let decoded = function.decoded();
+        let mut slot = Slot::new(function);
+        if let (Some(bus), Some(range)) = (self.bus.upgrade(), decoded) {
+            bus.insert(range, slot.registers.clone())?;
+            slot.mapped = decoded;
+        }
+        self.slots.push(slot);
+        Ok(device)
+    }
+
+    /// The function an offset into the ECAM belongs to, and the offset into its configuration space. Functions other
+    /// than 0 are not there.
+    fn find(&mut self, offset: u64, len: usize) -> Option<(&mut Slot, usize)> {
+        let (device, inside) = (usize::try_from(offset / STRIDE).ok()?, offset % STRIDE);
+        let inside =
+            usize::try_from(inside).ok().filter(|at| at.checked_add(len).is_some_and(|end| end <= SIZE))?;
+        Some((self.slots.get_mut(device)?, inside))
+    }
+}
+
+impl BusDevice for Root {
+    fn read(&mut self, offset: u64, out: &mut [u8]) {
+        out.fill(0xff);
+        if let Some((slot, at)) = self.find(offset, out.len()) {
+            slot.function.lock().unwrap_or_else(PoisonError::into_inner).read_config_space(at, out);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let Some(bus) = self.bus.upgrade() else { return };
+        let Some((slot, at)) = self.find(offset, data.len()) else { return };
+        let decoded = {
+            let mut function = slot.function.lock().unwrap_or_else(PoisonError::into_inner);
+            function.write_config_space(at, data);
+            function.decoded()
+        };
+        if decoded != slot.mapped {
+            slot.remap(&bus, decoded);
+        }
+    }
+}
+
+impl Slot {
+    fn new<F: PciFunction + 'static>(function: F) -> Self {
+        let function = Arc::new(Mutex::new(function));
+        Self { registers: function.clone(), function, mapped: None }
+    }
+
+    /// Lock order: the function's lock is not held while the bus changes.
+    fn remap(&mut self, bus: &Bus, to: Option<AddrRange>) {
+        if let Some(old) = self.mapped.take() {
+            bus.remove(old);
+        }
+        if let Some(range) = to {
+            match bus.insert(range, self.registers.clone()) {
+                Ok(()) => self.mapped = Some(range),
+                Err(why) => crate::warn_of_guest!("a PCI function's registers cannot be there: {why}"),
+            }
+        }
+        self.function.lock().unwrap_or_else(PoisonError::into_inner).moved();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::config::{ConfigSpace, Identity};
+
+    /// A function whose registers read as a number of its own.
+    struct Numbered(ConfigSpace, u8, Arc<Mutex<u32>>);
+    impl BusDevice for Numbered {
+        fn read(&mut self, _: u64, out: &mut [u8]) {
+            out.fill(self.1);
+        }
+        fn write(&mut self, _: u64, _: &[u8]) {}
+    }
+    impl PciFunction for Numbered {
+        fn read_config_space(&mut self, offset: usize, out: &mut [u8]) {
+            self.0.read(offset, out);
+        }
+        fn write_config_space(&mut self, offset: usize, data: &[u8]) {
+            self.0.write(offset, data);
+        }
+        fn decoded(&self) -> Option<AddrRange> {
+            self.0.decoded()
+        }
+        fn moved(&mut self) {
+            *self.2.lock().expect("count") += 1;
+        }
+    }
+
+    fn function(number: u8, bar: u32) -> (Numbered, Arc<Mutex<u32>>) {
+        let identity = Identity { id: (1, 2), class: [0xff, 0, 0], revision: 0, subsystem: (0, 0) };
+        let moves = Arc::new(Mutex::new(0));
+        (Numbered(ConfigSpace::new(identity).with_bar(bar, 0x1000), number, moves.clone()), moves)
+    }
+
+    fn at(bus: &Bus, addr: u64) -> u8 {
+        let mut out = [0];
+        bus.read(addr, &mut out);
+        out[0]
+    }
+
+    #[test]
+    fn a_bar_that_the_guest_moves_takes_its_registers_along() {
+        let bus = Bus::new();
+        let mut root = Root::new(&bus);
+        let (first, moves) = function(1, 0xc000_0000);
+        assert!(root.is_empty());
+        assert_eq!(root.plug(first).expect("free"), Some(1));
+        assert_eq!(root.plug(function(2, 0xc000_1000).0).expect("free"), Some(2));
+        assert_eq!((at(&bus, 0xc000_0000), at(&bus, 0xc000_1000)), (1, 2));
+        root.write(STRIDE + 0x10, &0xd000_0000u32.to_le_bytes());
+        assert_eq!((at(&bus, 0xc000_0000), at(&bus, 0xd000_0fff)), (0xff, 1));
+        assert_eq!(*moves.lock().expect("count"), 1);
+        // On top of the other one: decoded nowhere, and the other one stays.
+        root.write(STRIDE + 0x10, &0xc000_1000u32.to_le_bytes());
+        assert_eq!((at(&bus, 0xd000_0000), at(&bus, 0xc000_1000)), (0xff, 2));
+        root.write(STRIDE + 4, &[0, 0]);
+        root.write(STRIDE + 0x10, &0xd000_0000u32.to_le_bytes());
+        assert_eq!(at(&bus, 0xd000_0000), 0xff, "memory decoding is off");
+    }
+
+    #[test]
+    fn places_without_a_function_read_ones_and_a_full_bus_says_so() {
+        let bus = Bus::new();
+        let mut root = Root::new(&bus);
+        let mut id = [0; 4];
+        for offset in [STRIDE, 0x1000, 0xf_f000, u64::MAX] {
+            root.read(offset, &mut id);
+            assert_eq!(id, [0xff; 4]);
+            root.write(offset, &id);
+        }
+        root.read(0, &mut id);
+        assert_eq!(id, [0x36, 0x1b, 8, 0], "the host bridge");
+        for n in 1..32u8 {
+            let plugged = root.plug(function(n, 0xc000_0000 + u32::from(n) * 0x1000).0);
+            assert_eq!(plugged.expect("free"), Some(n));
+        }
+        assert_eq!(root.plug(function(1, 0xd000_0000).0).expect("free"), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! The driver's side of everything, for tests: interrupts that are counted, a ring as a driver fills it, registers as
+//! a driver writes them over either transport, and the conformance suite that every virtio device must pass.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests say what they expect by failing
+
+pub mod conformance;
+mod face;
+mod ring;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
+use crate::interrupt::{MsiSource, MsiVector};
+use crate::memory::GuestRam;
+
+pub use face::{Driver, Over};
+pub use ring::{Buffer, Ring, Used};
+
+/// Guest memory of these tests: the first megabyte and, behind a hole, another one.
+pub const RAM: [(GuestAddress, usize); 2] =
+    [(GuestAddress(0), 1 << 20), (GuestAddress(0x1000_0000), 1 << 20)];
+
+/// Fresh guest memory.
+pub fn ram() -> GuestRam {
+    GuestRam::new(GuestMemoryMmap::from_ranges(&RAM).expect("memory"))
+}
+
+/// An address and its data; `None` for being masked.
+pub type Message = Option<(u64, u32)>;
+
+/// Vectors that write down their messages, `None` for being masked.
+#[derive(Clone, Default)]
+pub struct Messages {
+    log: Arc<Mutex<Vec<Message>>>,
+    events: Arc<Mutex<Vec<EventFd>>>,
+}
+
+impl Messages {
+    /// The messages since the last call.
+    pub fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.log.lock().expect("log"))
+    }
+
+    /// The eventfd of the vector made as the `n`th.
+    pub fn event(&self, n: usize) -> EventFd {
+        self.events.lock().expect("events")[n].try_clone().expect("a clone")
+    }
+}
+
+struct Vector(EventFd, Messages);
+
+impl MsiVector for Vector {
+    fn eventfd(&self) -> &EventFd {
+        &self.0
+    }
+    fn unmask(&self, address: u64, data: u32) -> io::Result<()> {
+        self.1.log.lock().expect("log").push(Some((address, data)));
+        Ok(())
+    }
+    fn mask(&self) -> io::Result<()> {
+        self.1.log.lock().expect("log").push(None);
+        Ok(())
+    }
+}
+
+impl MsiSource for Messages {
+    fn vector(&self) -> io::Result<Box<dyn MsiVector>> {
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        self.events.lock().expect("events").push(event.try_clone()?);
+        Ok(Box::new(Vector(event, self.clone())))
+    }
+}
+
+/// A hypervisor that takes no doorbell, so that every ring goes through the registers.
+pub struct NoDoorbells;
+
+impl DoorbellSource for NoDoorbells {
+    fn register(&self, _: DoorbellAddress, _: &EventFd) -> io::Result<Box<dyn Doorbell>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Waits until `done`, at most ten seconds.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !done() {
+        assert!(std::time::Instant::now() < end, "waited in vain until {what}");
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+}
+
+/// A sequence of numbers that look random and are the same in every run (xorshift64).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}

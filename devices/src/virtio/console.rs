@@ -1,0 +1,324 @@
+//! The console device (VIRTIO 1.3, 5.3), with one port: what the guest calls `hvc0`.
+//!
+//! Two queues of the port: the driver offers room for input in the first and output in the second. Bytes go to and
+//! come from a [`Chardev`], which bounds both directions: a guest that writes never waits for a reader, and input is
+//! read no faster than the guest takes it.
+//!
+//! 1. [`Console::new`] takes both ends of a chardev, and starts a thread that waits.
+//! 2. `start` moves the queues into it. Kicks move output, the chardev's word moves input.
+//! 3. `stop` takes everything back; input that was not taken waits for the next driver.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::chain::Chain;
+use super::queue::{Queue, QueueError};
+use super::{Activation, Profile, Progress, StartError, VirtioDevice, spec};
+use crate::chardev::{Chardev, InputEnd, Output};
+use crate::confine::Confinement;
+use crate::interrupt::Interrupt;
+use crate::memory::GuestRam;
+use crate::worker::{Events, Work, Worker};
+
+const QUEUE_SIZE: u16 = 128;
+/// Columns, rows, ports, and a word for emergencies (5.3.4).
+const CONFIG_LEN: u32 = 12;
+/// The configuration holds the console's size (5.3.3).
+const F_SIZE: u32 = 0;
+
+const INPUT: usize = 0;
+const OUTPUT: usize = 1;
+/// Token of the chardev's word that there is input; the queues' tokens are their indices.
+const TYPED: u64 = 2;
+
+/// What is moved in one step.
+const STEP: usize = 4096;
+/// What of one chain is printed at most; a driver's chains are a page.
+const MOST: usize = 1 << 20;
+
+/// A console's size in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Characters in a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+/// The device.
+pub struct Console {
+    size: Option<Size>,
+    /// Here while the device is at rest.
+    ends: Option<Ends>,
+    worker: Worker<Carrying>,
+}
+
+/// Both ends of the chardev.
+struct Ends {
+    output: Box<dyn Output>,
+    input: InputEnd,
+    typed: Arc<EventFd>,
+}
+
+impl Console {
+    /// A console in front of `chardev`, whose size is told to the guest where it has one.
+    ///
+    /// # Errors
+    /// The host has no thread or eventfd to give.
+    pub fn new(chardev: &Chardev, size: Option<Size>, confinement: &Confinement) -> io::Result<Self> {
+        let typed = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+        let (input, tell) = (chardev.input(), typed.clone());
+        // EAGAIN: it has been told.
+        input.on_input(move || drop(tell.write(1)));
+        let ends = Some(Ends { output: chardev.output(), input, typed });
+        Ok(Self { size, ends, worker: Worker::new("console", &[], confinement)? })
+    }
+}
+
+impl VirtioDevice for Console {
+    fn profile(&self) -> Profile {
+        Profile {
+            kind: spec::device::CONSOLE,
+            features: u64::from(self.size.is_some()) << F_SIZE,
+            queue_sizes: vec![QUEUE_SIZE; 2],
+            config_len: CONFIG_LEN,
+        }
+    }
+
+    fn read_config(&self, offset: u32, out: &mut [u8]) {
+        let size = self.size.unwrap_or_default();
+        let mut config = [0; CONFIG_LEN as usize];
+        let [cols, rows] = [size.columns.to_le_bytes(), size.rows.to_le_bytes()];
+        // One port; the field means something only with MULTIPORT.
+        let bytes = cols.into_iter().chain(rows).chain(1u32.to_le_bytes());
+        config.iter_mut().zip(bytes).for_each(|(c, b)| *c = b);
+        out.iter_mut().zip(config.iter().skip(offset as usize)).for_each(|(o, c)| *o = *c);
+    }
+
+    fn start(&mut self, activation: Activation) -> Result<(), StartError> {
+        let Activation { ram, features, queues, needs_reset, .. } = activation;
+        let map = ram.memory();
+        let mut open = Vec::new();
+        for grant in queues {
+            let index = grant.index.0;
+            open.push(Queue::open(grant, &map, features).map_err(|_| StartError::Queue(index))?);
+        }
+        let queues = <[Queue; 2]>::try_from(open).map_err(|_| StartError::Queue(0))?;
+        let ends = self.ends.take().ok_or_else(StartError::busy)?;
+        // Input that came while nobody took it.
+        let _ = ends.typed.write(1);
+        self.worker.start(Carrying { queues, ends, ram, needs_reset }).map_err(|(work, why)| {
+            self.ends = Some(work.ends);
+            StartError::worker(why)
+        })
+    }
+
+    fn stop(&mut self) -> Vec<Progress> {
+        let Some(work) = self.worker.stop() else { return Vec::new() };
+        self.ends = Some(work.ends);
+        work.queues.iter().map(Queue::progress).collect()
+    }
+}
+
+/// What the thread owns.
+struct Carrying {
+    queues: [Queue; 2],
+    ends: Ends,
+    ram: GuestRam,
+    needs_reset: Interrupt,
+}
+
+impl Work for Carrying {
+    fn register(&mut self, events: &Events) -> io::Result<()> {
+        for (token, queue) in (0..).zip(&self.queues) {
+            events.add(queue.kick(), token)?;
+        }
+        events.add(&*self.ends.typed, TYPED)
+    }
+
+    fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
+        let ram = self.ram.memory();
+        let Self { queues: [input, output], ends, .. } = self;
+        let carried = if token == OUTPUT as u64 {
+            output.clear_kick();
+            let sink = &mut ends.output;
+            output.serve(&ram, |chain| print(chain, &ram, sink.as_mut()))
+        } else {
+            if token == INPUT as u64 {
+                input.clear_kick();
+            } else {
+                let _ = ends.typed.read();
+            }
+            type_in(input, &ram, &ends.input)
+        };
+        match carried {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(why) => {
+                crate::warn_of_guest!("the guest's console driver broke a queue: {why}");
+                self.needs_reset.raise();
+                ControlFlow::Break(())
+            }
+        }
+    }
+}
+
+/// Prints what the driver wrote.
+fn print(
+    mut chain: Chain,
+    ram: &GuestMemoryMmap,
+    output: &mut dyn Output,
+) -> Result<Option<Chain>, QueueError> {
+    let mut buf = [0; STEP];
+    let mut printed = 0;
+    while printed < MOST {
+        let n = chain.read(ram, &mut buf)?;
+        if n == 0 {
+            break;
+        }
+        output.write(buf.get(..n).unwrap_or_default());
+        printed += n;
+    }
+    Ok(Some(chain))
+}
+
+/// Hands input to the driver, as long as there is some and there is room for it.
+fn type_in(queue: &mut Queue, ram: &GuestMemoryMmap, input: &InputEnd) -> Result<(), QueueError> {
+    let mut buf = [0; STEP];
+    while input.is_ready() {
+        let Some(mut chain) = queue.next(ram)? else {
+            if queue.park(ram)? {
+                continue;
+            }
+            break;
+        };
+        let room = chain.writable().min(STEP);
+        let n = input.take(buf.get_mut(..room).unwrap_or_default());
+        chain.write(ram, buf.get(..n).unwrap_or_default())?;
+        queue.complete(ram, chain)?;
+        if room == 0 {
+            // A buffer without room takes nothing; a driver that offers only such is not waited for here.
+            queue.kick_again();
+            break;
+        }
+    }
+    queue.notify(ram)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chardev::{Pump, Target};
+    use crate::testing::conformance::{conforms, needs_reset};
+    use crate::testing::{Buffer, Driver, Over, until};
+    use crate::virtio::spec::feature;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use vm_memory::{Bytes, GuestAddress};
+
+    const SIZE: Option<Size> = Some(Size { columns: 80, rows: 25 });
+
+    fn console(chardev: &Chardev) -> Box<dyn VirtioDevice> {
+        Box::new(Console::new(chardev, SIZE, &Confinement::none()).expect("a thread"))
+    }
+
+    /// A console, and the other end of its line.
+    fn connected(over: Over) -> (Driver, UnixStream, Option<Pump>) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let input = ours.try_clone().expect("a clone").into();
+        let chardev = Chardev::new(Target::Stream { out: ours.into(), input: Some(input) }).expect("made");
+        let mut driver = Driver::new(console(&chardev), over);
+        let pump = chardev.start("line", &Confinement::none()).expect("started");
+        driver.start(feature::COMMON);
+        (driver, theirs, pump)
+    }
+
+    #[test]
+    fn console_keeps_the_rules_of_virtio() {
+        conforms(|| console(&Chardev::new(Target::Null).expect("made")));
+    }
+
+    #[test]
+    fn what_the_guest_writes_comes_out_in_order() {
+        for over in [Over::Mmio, Over::Pci] {
+            let (mut driver, mut line, _pump) = connected(over);
+            let mut sent = Vec::new();
+            for round in 0..200u32 {
+                let text = format!("line {round}\n");
+                driver.ram.memory().write_slice(text.as_bytes(), GuestAddress(0x1000)).expect("written");
+                let len = u32::try_from(text.len()).expect("small");
+                let parts = [(0x1000, 2), (0x1002, len - 2)];
+                driver.rings[OUTPUT].add(&parts.map(|(at, len)| Buffer { at, len, writable: false }));
+                driver.notify(1);
+                assert_eq!(driver.rings[OUTPUT].wait().written, 0);
+                sent.extend(text.bytes());
+            }
+            let mut got = vec![0; sent.len()];
+            line.read_exact(&mut got).expect("read");
+            assert_eq!(got, sent);
+        }
+    }
+
+    #[test]
+    fn what_is_typed_waits_until_the_guest_has_room() {
+        for over in [Over::Mmio, Over::Pci] {
+            let (mut driver, mut line, _pump) = connected(over);
+            line.write_all(b"hello, guest").expect("written");
+            let mut got = Vec::new();
+            while got.len() < 12 {
+                driver.rings[INPUT].add(&[Buffer { at: 0x3000, len: 5, writable: true }]);
+                driver.notify(0);
+                let n = driver.rings[INPUT].wait().written as usize;
+                let mut bytes = vec![0; n];
+                driver.ram.memory().read_slice(&mut bytes, GuestAddress(0x3000)).expect("read");
+                got.extend(bytes);
+            }
+            assert_eq!(got, b"hello, guest");
+            until("an interrupt", || driver.interrupts(0) > 0);
+        }
+    }
+
+    #[test]
+    fn a_reader_that_never_comes_does_not_hold_the_guest_up() {
+        let chardev = Chardev::new(Target::Null).expect("made");
+        let mut driver = Driver::new(console(&chardev), Over::Pci);
+        driver.start(feature::COMMON);
+        for _ in 0..1000 {
+            driver.rings[OUTPUT].add(&[Buffer { at: 0, len: 0x8000, writable: false }]);
+            driver.notify(1);
+            driver.rings[OUTPUT].wait();
+        }
+        assert_eq!(chardev.tail().written(), 1000 * 0x8000);
+    }
+
+    #[test]
+    fn room_of_no_bytes_is_given_back_empty() {
+        let (mut driver, mut line, _pump) = connected(Over::Pci);
+        line.write_all(b"x").expect("written");
+        driver.rings[INPUT].add(&[Buffer { at: 0x3000, len: 0, writable: true }]);
+        driver.rings[INPUT].add(&[Buffer { at: 0x3000, len: 1, writable: true }]);
+        driver.notify(0);
+        assert_eq!(driver.rings[INPUT].wait().written, 0);
+        assert_eq!(driver.rings[INPUT].wait().written, 1);
+    }
+
+    #[test]
+    fn the_configuration_tells_the_size() {
+        let chardev = Chardev::new(Target::Null).expect("made");
+        let mut driver = Driver::new(console(&chardev), Over::Mmio);
+        assert_eq!(driver.config(0, 4), [80, 0, 25, 0]);
+        assert_eq!(driver.config(2, 2), [25, 0]);
+    }
+
+    #[test]
+    fn a_run_away_index_needs_a_reset() {
+        let (mut driver, ..) = connected(Over::Mmio);
+        let size = driver.rings[OUTPUT].layout.size;
+        driver.rings[OUTPUT].offer(0, size + 1);
+        driver.notify(1);
+        needs_reset(&mut driver);
+    }
+}

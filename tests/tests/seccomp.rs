@@ -1,0 +1,77 @@
+//! Confinement: every thread of a machine has its filter, and a call on no list ends the process by name.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests say what they expect by failing
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use tests::{TestVm, Thread, threads, until, wait};
+
+/// A machine whose guest runs a command that waits; its console is a socket, so that there is a thread for it.
+fn running(flags: &[(&str, &str)]) -> (TestVm, Child) {
+    let vm = TestVm::boot().command(&["sh", "-c", "echo here we are; sleep 1000"]);
+    let log = vm.scratch().join("console.txt");
+    let vm = vm.serial(&format!("file={}", log.display()));
+    let vm = flags.iter().fold(vm, |vm, (name, value)| vm.flag(name, value));
+    let child = vm.start();
+    until("the guest's command runs", || said(&log).contains("here we are"));
+    (vm, child)
+}
+
+fn said(log: &PathBuf) -> String {
+    std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn end(child: Child) -> tests::Outcome {
+    let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
+    assert!(killed.success());
+    wait(child, Duration::from_secs(30))
+}
+
+/// The thread called `name`; the first thread has the program's.
+fn thread(child: &Child, name: &str) -> Thread {
+    let all = threads(child.id());
+    all.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("no thread {name} in {all:?}")).clone()
+}
+
+#[test]
+fn every_thread_has_a_filter_unless_told_otherwise() {
+    for (flags, mode) in [(&[][..], 2), (&[("--seccomp", "log")], 2), (&[("--seccomp", "off")], 0)] {
+        let (_vm, child) = running(flags);
+        let all = threads(child.id());
+        let mut names: Vec<_> = all.iter().map(|t| t.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["serial", "vcpu0", "vmm"], "{flags:?}");
+        assert!(all.iter().all(|t| t.seccomp() == mode), "{flags:?}: {all:?}");
+        end(child).assert_status(143);
+    }
+}
+
+#[test]
+fn every_vcpu_has_a_filter() {
+    let (_vm, child) = running(&[("--cpus", "3")]);
+    let all = threads(child.id());
+    assert_eq!(all.iter().filter(|t| t.name.starts_with("vcpu") && t.seccomp() == 2).count(), 3, "{all:?}");
+    end(child).assert_status(143);
+}
+
+#[test]
+fn a_call_on_no_list_ends_the_process_and_is_named_with_its_thread() {
+    for (kernels_name, ours) in [("vmm", "main"), ("vcpu0", "vcpu0"), ("serial", "serial")] {
+        let (_vm, child) = running(&[]);
+        thread(&child, kernels_name).make_call(libc::SYS_execve);
+        let outcome = wait(child, Duration::from_secs(30));
+        let sentence =
+            format!("vmm: thread {ours} used the system call execve (59), which its seccomp filter");
+        outcome.assert_status(84);
+        assert!(outcome.errors.starts_with(&sentence) && outcome.errors.lines().count() == 1, "{outcome}");
+    }
+}
+
+#[test]
+fn a_call_on_no_list_is_let_through_where_it_is_only_logged() {
+    let (_vm, child) = running(&[("--seccomp", "log")]);
+    thread(&child, "serial").make_call(libc::SYS_getppid);
+    std::thread::sleep(Duration::from_millis(200));
+    end(child).assert_status(143);
+}

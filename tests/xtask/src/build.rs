@@ -55,6 +55,12 @@ pub(crate) fn example(name: &str) -> Result<PathBuf> {
     Ok(release().join("examples").join(name))
 }
 
+/// Builds what boots VMMs against the clock.
+pub(crate) fn stopwatch() -> Result<PathBuf> {
+    host::run(cargo().args(["build", "--quiet", "--release", "--package", "benches", "--bin", "stopwatch"]))?;
+    Ok(release().join("stopwatch"))
+}
+
 /// Builds the integration tests and gives their executables.
 pub(crate) fn integration_tests() -> Result<Vec<PathBuf>> {
     let json = host::output(cargo().args([

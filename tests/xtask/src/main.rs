@@ -10,6 +10,7 @@ mod host;
 mod image;
 mod kernels;
 mod lint;
+mod measure;
 mod suite;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     Lint(lint::Lint),
     ImageCheck(image::ImageCheck),
+    /// Measure boots of our VMM and of QEMU on the instruction clock
+    Measure(measure::Measure),
     /// Run a command in the test bed: an emulated host with a real KVM
     Testbed(bed::Testbed),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Lint(lint) => lint.run(),
         Command::ImageCheck(check) => check.run(),
+        Command::Measure(measure) => measure.run(),
         Command::Testbed(testbed) => testbed.run(),
     };
     match done {

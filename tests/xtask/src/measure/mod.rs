@@ -29,6 +29,9 @@ pub(crate) struct Measure {
     /// Only the 6.1 cloud kernel as ELF
     #[arg(long)]
     short: bool,
+    /// Only subjects whose name contains this
+    #[arg(long)]
+    only: Option<String>,
     /// Another vmm binary to compare with, on the same kernel
     #[arg(long)]
     against: Option<std::path::PathBuf>,
@@ -68,6 +71,7 @@ impl Measure {
             clock,
             explain: count.then_some(self.explain),
             short: self.short,
+            only: self.only.clone(),
             against: self.against.clone(),
             cmdline: self.cmdline.clone(),
         };

@@ -16,6 +16,7 @@ pub(super) struct Wanted {
     /// Present where more than time is wanted; whether the reasons too.
     pub(super) explain: Option<bool>,
     pub(super) short: bool,
+    pub(super) only: Option<String>,
     pub(super) against: Option<PathBuf>,
     pub(super) cmdline: Option<String>,
 }
@@ -99,6 +100,8 @@ pub(super) fn load(wanted: &Wanted) -> Result<Load> {
             plan.subjects.push(Subject::kiwi(name, Path::new(VMM), &guest(kernel)));
         }
     }
+    let only = wanted.only.as_deref().unwrap_or_default();
+    plan.subjects.retain(|subject| subject.name.contains(only));
     load.file("/plan.json", 0o644, serde_json::to_vec(&plan).doing("writing the plan")?);
     Ok(load)
 }

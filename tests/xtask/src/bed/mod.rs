@@ -239,10 +239,25 @@ pub(crate) fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 impl Job {
-    /// Runs the job on this machine.
-    pub(crate) fn here(&self) -> Result<()> {
+    /// Runs the job on this machine; its exit status.
+    fn here(&self) -> Result<u8> {
         let (program, rest) =
             self.words.split_first().ok_or_else(|| Error::new("there is nothing to run"))?;
-        host::run(Command::new(program).args(rest).envs(self.env.iter().map(|(n, v)| (n, v))))
+        let mut command = Command::new(program);
+        command.args(rest).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let status = command.status().doing(format_args!("starting {}", program.display()))?;
+        let by_signal = || Error::new(format!("{} ended with {status}", program.display()));
+        status.code().and_then(|code| u8::try_from(code).ok()).ok_or_else(by_signal)
     }
+}
+
+/// Runs `job` on this machine where its KVM runs guests, else in the bed; its exit status.
+pub(crate) fn run_anywhere(job: &Job, limit: Duration) -> Result<u8> {
+    if std::env::var_os(INSIDE).is_none()
+        && let Err(why) = host::runs_guests()?
+    {
+        println!("{why}; using the test bed");
+        return Bed::prepare()?.run(job, limit);
+    }
+    job.here()
 }

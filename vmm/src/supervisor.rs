@@ -37,6 +37,8 @@ pub(crate) const CALLS: &[Call] = &[
     Call::Any(libc::SYS_fstat),
     Call::Any(libc::SYS_newfstatat),
     Call::Any(libc::SYS_lseek),
+    // The boot report's counters.
+    Call::Any(libc::SYS_pread64),
 ];
 
 /// The signals that end a machine, taken from their default action for this thread and those it starts.

@@ -207,7 +207,7 @@ fn vcpus(kvm: &kvm_ioctls::Kvm, vm: &Vm, count: u8, entry: regs::Entry) -> Resul
             if id == 0 {
                 // The others wait for the first one's INIT and SIPI, in the state reset leaves them in.
                 vcpu.edit_sregs(|sregs| {
-                    regs::set_sregs(sregs, entry);
+                    regs::set_sregs(sregs);
                     regs::enable_x2apic(sregs);
                 })?;
                 vcpu.set_regs(&regs::regs(entry))?;

@@ -23,9 +23,11 @@ pub(crate) struct Programs {
     pub(crate) vmm: PathBuf,
     /// The guest's pid 1.
     pub(crate) init: PathBuf,
+    /// The builder of guest images.
+    pub(crate) image: PathBuf,
 }
 
-/// Builds the VMM and the guest's init for release.
+/// Builds the VMM, the guest's init and the builder of guest images for release.
 pub(crate) fn programs() -> Result<Programs> {
     // One form of the command for all, or features are resolved anew and everything is built twice.
     host::run(cargo().args([
@@ -36,9 +38,11 @@ pub(crate) fn programs() -> Result<Programs> {
         "vmm",
         "--package",
         "guest-init",
+        "--package",
+        "guest",
     ]))?;
     let dir = release();
-    Ok(Programs { vmm: dir.join("vmm"), init: dir.join("guest-init") })
+    Ok(Programs { vmm: dir.join("vmm"), init: dir.join("guest-init"), image: dir.join("guest-image") })
 }
 
 fn release() -> PathBuf {
@@ -49,6 +53,12 @@ fn release() -> PathBuf {
 pub(crate) fn example(name: &str) -> Result<PathBuf> {
     host::run(cargo().args(["build", "--quiet", "--release", "--package", "vmm", "--example", name]))?;
     Ok(release().join("examples").join(name))
+}
+
+/// Builds what boots VMMs against the clock.
+pub(crate) fn stopwatch() -> Result<PathBuf> {
+    host::run(cargo().args(["build", "--quiet", "--release", "--package", "benches", "--bin", "stopwatch"]))?;
+    Ok(release().join("stopwatch"))
 }
 
 /// Builds the integration tests and gives their executables.

@@ -7,8 +7,10 @@ mod build;
 mod error;
 mod fuzz;
 mod host;
+mod image;
 mod kernels;
 mod lint;
+mod measure;
 mod suite;
 
 use std::process::ExitCode;
@@ -32,6 +34,9 @@ enum Command {
     /// Run fuzz targets
     Fuzz(fuzz::Fuzz),
     Lint(lint::Lint),
+    ImageCheck(image::ImageCheck),
+    /// Measure boots of our VMM and of QEMU on the instruction clock
+    Measure(measure::Measure),
     /// Run a command in the test bed: an emulated host with a real KVM
     Testbed(bed::Testbed),
 }
@@ -42,6 +47,8 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Lint(lint) => lint.run(),
+        Command::ImageCheck(check) => check.run(),
+        Command::Measure(measure) => measure.run(),
         Command::Testbed(testbed) => testbed.run(),
     };
     match done {

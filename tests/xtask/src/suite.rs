@@ -8,7 +8,7 @@ use crate::bed::{Bed, INSIDE, Job};
 use crate::build;
 use crate::error::{Doing, Error, Result};
 use crate::kernels::{self, Flavour};
-use crate::{boot, host, lint};
+use crate::{boot, host, image, lint};
 
 /// Run all of the project's checks and tests.
 #[derive(clap::Args)]
@@ -38,6 +38,8 @@ impl Test {
             });
             step(&mut failed, "one static binary", crate::binary::check);
             step(&mut failed, "fuzz targets", crate::fuzz::short);
+            step(&mut failed, "documentation", documentation);
+            step(&mut failed, "guest image", image::check);
         }
         let tests = self.integration()?;
         let passed = tests.iter().filter(|t| t.ok).count();
@@ -53,6 +55,7 @@ impl Test {
         println!("==> integration tests");
         let programs = build::programs()?;
         let executables = build::integration_tests()?;
+        let minimal = build::example("minimal")?;
         let assets = host::target().join("guest");
         for flavour in Flavour::ALL {
             let source = kernels::debian(flavour)?;
@@ -68,7 +71,8 @@ impl Test {
         std::fs::create_dir_all(host::target().join("testbed")).doing("making the bed's folder")?;
         let _ = std::fs::remove_file(&report);
         let job = self.job(&executables, &report);
-        let job = job.env("KIWI_VMM", programs.vmm).env("KIWI_ASSETS", assets).env("RUST_BACKTRACE", "0");
+        let job = job.env("KIWI_VMM", programs.vmm).env("KIWI_ASSETS", assets);
+        let job = job.env("KIWI_EXAMPLES", minimal.with_file_name("")).env("RUST_BACKTRACE", "0");
         self.start(&job)?;
         outcomes(&std::fs::read_to_string(&report).doing("reading the tests' results")?)
     }
@@ -108,6 +112,13 @@ fn step(failed: &mut Vec<&'static str>, name: &'static str, work: impl FnOnce() 
 
 fn cargo(words: &[&str]) -> Result<()> {
     host::run(build::cargo().args(words))
+}
+
+/// Every public item's page, without a dead link.
+fn documentation() -> Result<()> {
+    let mut doc = build::cargo();
+    doc.args(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    host::run(&mut doc)
 }
 
 /// One test's result.

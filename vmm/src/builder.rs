@@ -55,6 +55,12 @@ pub enum BuildError {
     /// A console's backend is not to be had.
     #[error(transparent)]
     Console(#[from] devices::chardev::ChardevError),
+    /// A descriptor that was to be inherited is not there.
+    #[error(transparent)]
+    Inherit(#[from] crate::inherit::InheritError),
+    /// There is no socket device to be had.
+    #[error(transparent)]
+    Vsock(#[from] vsock::VsockError),
     /// Two devices want one address: a bug of ours.
     #[error(transparent)]
     Bus(#[from] devices::bus::BusError),

@@ -4,6 +4,7 @@
 //! before anything is built. Every field has a default, so `VmConfig::default()` plus a kernel is a machine.
 
 mod file;
+mod net;
 mod size;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use file::{FileError, parse, read};
+pub use net::VsockConfig;
 
 /// A whole machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,8 @@ pub struct VmConfig {
     pub console: Option<ConsoleTarget>,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
+    /// The socket device; absent means no such device.
+    pub vsock: Option<VsockConfig>,
     /// How virtio devices are attached.
     pub transport: Transport,
     /// Whether each thread confines itself to the system calls it needs.

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use devices::virtio::VirtioDevice;
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
+use vsock::Vsock;
 
 use crate::builder::BuildError;
 use crate::config::{ConsoleTarget, VmConfig};
+use crate::inherit;
 use crate::plug::Plug;
 
 type Devices = Vec<Box<dyn VirtioDevice>>;
@@ -25,6 +27,7 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { count: |config| console_of(config).iter().count(), make: console },
     Kind { count: |config| config.rng.iter().count(), make: rng },
+    Kind { count: |config| config.vsock.iter().count(), make: vsock },
 ];
 
 /// How many devices `config` asks for.
@@ -59,6 +62,15 @@ fn rng(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
     let Some(rng) = &config.rng else { return Ok(Vec::new()) };
     let source = File::open(&rng.src).map_err(open_error("the entropy source", &rng.src))?;
     let device = Rng::new(source, &plug.confinement).map_err(BuildError::host("make a thread"))?;
+    Ok(vec![Box::new(device)])
+}
+
+fn vsock(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    let Some(vsock) = &config.vsock else { return Ok(Vec::new()) };
+    let device = match vsock.fd {
+        Some(fd) => Vsock::from_file(vsock.cid, inherit::take(fd)?, &plug.confinement)?,
+        None => Vsock::open(vsock.cid, &plug.confinement)?,
+    };
     Ok(vec![Box::new(device)])
 }
 

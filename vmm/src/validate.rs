@@ -10,6 +10,7 @@
 mod files;
 mod host;
 mod machine;
+mod net;
 
 use std::fmt;
 

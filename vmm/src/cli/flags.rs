@@ -25,6 +25,7 @@ const FLAGS: &[Flag] = &[
     Flag("serial", Value::Text("TARGET"), "COM1: off, null, tty, stdio, pty, file=PATH, socket=PATH [null]"),
     Flag("console", Value::Text("TARGET"), "The virtio console (hvc0), targets as above [off]"),
     Flag("rng", Value::Text("WORD"), "The virtio entropy device: on, off, src=PATH [off]"),
+    Flag("vsock", Value::Text("CID"), "Sockets between host and guest: cid=3[,fd=N] [none]"),
     Flag("transport", Value::Text("WORD"), "How virtio devices are attached: pci, mmio [pci]"),
     Flag("seccomp", Value::Text("WORD"), "System call filters: on, off, log [on]"),
     Flag("config", Value::Path("FILE"), "A machine in JSON; flags override it"),

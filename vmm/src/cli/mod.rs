@@ -120,6 +120,9 @@ fn machine(matches: &ArgMatches, config: &mut VmConfig) -> Result<(), GrammarErr
     if let Some(rng) = text(matches, "rng") {
         config.rng = grammar::rng(rng)?;
     }
+    if let Some(vsock) = text(matches, "vsock") {
+        config.vsock = Some(grammar::vsock(vsock)?);
+    }
     if let Some(transport) = text(matches, "transport") {
         config.transport = grammar::transport(transport)?;
     }

@@ -2,6 +2,8 @@
 
 /// Device ids (5).
 pub mod device {
+    /// 5.2
+    pub const BLOCK: u32 = 2;
     /// 5.3
     pub const CONSOLE: u32 = 3;
     /// 5.4

@@ -59,9 +59,9 @@ pub trait Work: Send + 'static {
     /// Serves the event registered as `token`. `Break`: there is nothing more to be done until the device is reset.
     fn ready(&mut self, token: u64, events: &Events) -> ControlFlow<()>;
 
-    /// The work is over: waits for what it has under way elsewhere (the kernel's own threads, a device of the host's)
-    /// and may touch guest memory. Called on the thread, once, before the work is given back.
-    fn settle(&mut self) {}
+    /// The work is over, whatever ended it: called once after [`Work::register`] went well, on the thread, before the
+    /// work is given back. For what only this thread may do.
+    fn over(&mut self) {}
 }
 
 /// What every worker asks of the kernel: to wait for events, and to read those that are counters.
@@ -213,7 +213,7 @@ fn serve<W: Work>(desk: &Desk<W>, stop: &EventFd) {
         drop(state);
         desk.changed.notify_all();
         run(&mut work, &events);
-        work.settle();
+        work.over();
         desk.put(State::Over(work));
     }
 }

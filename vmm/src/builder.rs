@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use devices::virtio::VirtioDevice;
+use devices::virtio::block::DiskError;
 
 use crate::acpi;
 use crate::arch::{cpuid, layout, regs};
@@ -53,6 +54,17 @@ pub enum BuildError {
     /// A console's backend is not to be had.
     #[error(transparent)]
     Console(#[from] devices::chardev::ChardevError),
+    /// A descriptor that was to be inherited is not there.
+    #[error(transparent)]
+    Inherit(#[from] crate::inherit::InheritError),
+    /// A disk is none, or not to be had.
+    #[error("the disk {name} cannot be used: {why}")]
+    Disk {
+        /// Its path or descriptor.
+        name: String,
+        /// What is wrong with it.
+        why: DiskError,
+    },
     /// Two devices want one address: a bug of ours.
     #[error(transparent)]
     Bus(#[from] devices::bus::BusError),

@@ -3,6 +3,7 @@
 //! Text (flags, JSON) becomes a [`VmConfig`] in the command line's own module; rules are checked in one place
 //! before anything is built. Every field has a default, so `VmConfig::default()` plus a kernel is a machine.
 
+mod disk;
 mod file;
 mod size;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use disk::DiskConfig;
 pub use file::{FileError, parse, read};
 
 /// A whole machine.
@@ -28,6 +30,8 @@ pub struct VmConfig {
     pub console: Option<ConsoleTarget>,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskConfig>,
     /// How virtio devices are attached.
     pub transport: Transport,
     /// Whether each thread confines itself to the system calls it needs.

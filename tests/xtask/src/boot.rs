@@ -27,6 +27,9 @@ pub(crate) struct Boot {
     /// How virtio devices are attached: pci or mmio
     #[arg(long, default_value = "pci")]
     transport: String,
+    /// A disk for the guest, a raw image or a block device; may be given again
+    #[arg(long, value_name = "FILE")]
+    disk: Vec<PathBuf>,
     /// Show the kernel's console on standard error instead of keeping it in a log
     #[arg(long)]
     show_console: bool,
@@ -101,6 +104,13 @@ impl Boot {
         put("--memory", self.memory.clone().into());
         put("--transport", self.transport.clone().into());
         put("--serial", if tty { "tty".into() } else { "stdio".into() });
+        for disk in &self.disk {
+            // Quoted, for a name may have commas.
+            let mut path = OsString::from("path=\"");
+            path.push(disk);
+            path.push("\"");
+            put("--disk", path);
+        }
         words.push("--guest-status".into());
         words
     }
@@ -142,7 +152,7 @@ pub(crate) fn image(source: &Source, programs: &Programs, dir: &Path) -> Result<
 
 /// What an image is made of: when one of these changes, so does the image.
 fn makings(source: &Source, programs: &Programs) -> Result<String> {
-    let mut text = String::new();
+    let mut text = format!("{}\n", guest::DEFAULT_MODULES.join(" "));
     for path in [&source.kernel, &source.modules, &programs.init] {
         let meta = fs::metadata(path).doing(format_args!("examining {}", path.display()))?;
         let modified = meta.modified().doing("reading a file's time")?;

@@ -51,6 +51,8 @@ impl Test {
 
     fn integration(&self) -> Result<Vec<Outcome>> {
         println!("==> integration tests");
+        // What tests of disks look at images with.
+        host::need(&[("e2fsck", "e2fsprogs"), ("dmsetup", "dmsetup"), ("losetup", "mount")])?;
         let programs = build::programs()?;
         let executables = build::integration_tests()?;
         let assets = host::target().join("guest");

@@ -166,7 +166,8 @@ impl Disk {
 
     /// Whether reads and writes never wait.
     pub(super) fn is_in_memory(&self) -> bool {
-        sys::is_in_memory(&self.file)
+        // A device's node lies on a devtmpfs, which says nothing about the device.
+        !self.is_device && sys::is_in_memory(&self.file)
     }
 
     /// Gives back what a range holds; afterwards it reads as anything.

@@ -121,7 +121,7 @@ impl Work for Serving {
 
     /// Waits until the host has done all that was taken from the queue, and completes it where that makes sense, so
     /// that the queue's progress tells the whole truth.
-    fn settle(&mut self) {
+    fn over(&mut self) {
         let held = self.held.take().filter(|_| !self.broken);
         let ram = self.ram.memory();
         let begun = held.map_or(Ok(()), |(chain, step)| self.begin(chain, step, &ram));

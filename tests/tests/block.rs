@@ -17,13 +17,24 @@ fn both(check: impl Fn(&str)) {
     check("mmio");
 }
 
-/// A guest with a disk that runs `script` once it has the driver.
-fn guest(transport: &str, script: &str) -> TestVm {
-    TestVm::boot().flag("--transport", transport).command(&[
+/// A guest that runs `script` once it has the driver of disks, and speaks to `console`.
+fn guest_on(console: &str, transport: &str, script: &str) -> TestVm {
+    TestVm::boot().serial("null").flag("--console", console).flag("--transport", transport).command(&[
         "sh",
         "-c",
         &format!("modprobe virtio_blk || exit 99\n{script}"),
     ])
+}
+
+fn guest(transport: &str, script: &str) -> TestVm {
+    guest_on("stdio", transport, script)
+}
+
+/// The same, and the file that has what it says.
+fn logged(transport: &str, script: &str) -> (TestVm, PathBuf, tempfile::TempDir) {
+    let folder = tests::scratch();
+    let log = folder.path().join("console.txt");
+    (guest_on(&format!("file={}", log.display()), transport, script), log, folder)
 }
 
 fn image(vm: &TestVm, bytes: u64) -> PathBuf {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use devices::virtio::VirtioDevice;
+use devices::virtio::block::DiskError;
 use kvm_ioctls::Kvm;
 
 use crate::acpi;
@@ -61,6 +62,14 @@ pub enum BuildError {
     /// There is no socket device to be had.
     #[error(transparent)]
     Vsock(#[from] vsock::VsockError),
+    /// A disk is none, or not to be had.
+    #[error("the disk {name} cannot be used: {why}")]
+    Disk {
+        /// Its path or descriptor.
+        name: String,
+        /// What is wrong with it.
+        why: DiskError,
+    },
     /// Two devices want one address: a bug of ours.
     #[error(transparent)]
     Bus(#[from] devices::bus::BusError),

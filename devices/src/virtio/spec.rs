@@ -4,6 +4,8 @@
 pub mod device {
     /// 5.1
     pub const NET: u32 = 1;
+    /// 5.2
+    pub const BLOCK: u32 = 2;
     /// 5.3
     pub const CONSOLE: u32 = 3;
     /// 5.4

@@ -3,14 +3,18 @@
 //! Text (flags, JSON) becomes a [`VmConfig`] in the command line's own module; rules are checked in one place
 //! before anything is built. Every field has a default, so `VmConfig::default()` plus a kernel is a machine.
 
+mod disk;
 mod file;
+mod net;
 mod size;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use disk::DiskConfig;
 pub use file::{FileError, parse, read};
+pub use net::VsockConfig;
 
 /// A whole machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +32,10 @@ pub struct VmConfig {
     pub console: Option<ConsoleTarget>,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
+    /// The socket device; absent means no such device.
+    pub vsock: Option<VsockConfig>,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskConfig>,
     /// How virtio devices are attached.
     pub transport: Transport,
     /// Whether each thread confines itself to the system calls it needs.

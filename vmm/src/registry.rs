@@ -1,14 +1,19 @@
 //! The kinds of virtio devices: the only list there is of them. A new device costs its own file and a line here.
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use devices::rate::Rates;
 use devices::virtio::VirtioDevice;
+use devices::virtio::block::{Block, Disk, Options};
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
+use vsock::Vsock;
 
 use crate::builder::BuildError;
-use crate::config::{ConsoleTarget, VmConfig};
+use crate::config::{ConsoleTarget, DiskConfig, VmConfig};
+use crate::inherit;
 use crate::plug::Plug;
 
 type Devices = Vec<Box<dyn VirtioDevice>>;
@@ -25,6 +30,8 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { count: |config| console_of(config).iter().count(), make: console },
     Kind { count: |config| config.rng.iter().count(), make: rng },
+    Kind { count: |config| config.vsock.iter().count(), make: vsock },
+    Kind { count: |config| config.disks.len(), make: disks },
 ];
 
 /// How many devices `config` asks for.
@@ -60,6 +67,38 @@ fn rng(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
     let source = File::open(&rng.src).map_err(open_error("the entropy source", &rng.src))?;
     let device = Rng::new(source, &plug.confinement).map_err(BuildError::host("make a thread"))?;
     Ok(vec![Box::new(device)])
+}
+
+fn vsock(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    let Some(vsock) = &config.vsock else { return Ok(Vec::new()) };
+    let device = match vsock.fd {
+        Some(fd) => Vsock::from_file(vsock.cid, inherit::take(fd)?, &plug.confinement)?,
+        None => Vsock::open(vsock.cid, &plug.confinement)?,
+    };
+    Ok(vec![Box::new(device)])
+}
+
+fn disks(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    config.disks.iter().map(|config| disk(config, plug)).collect()
+}
+
+fn disk(config: &DiskConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, BuildError> {
+    let DiskConfig { readonly, direct, ref serial, queues, .. } = *config;
+    let options = Options { readonly, direct, serial: serial.clone() };
+    let rates = Rates {
+        bytes: config.bw.and_then(NonZeroU64::new),
+        operations: config.ops.and_then(NonZeroU64::new),
+    };
+    let (name, disk) = match (&config.path, config.fd) {
+        (None, Some(fd)) => (format!("descriptor {fd}"), Disk::new(inherit::take(fd)?, &options)),
+        (path, _) => {
+            let path = path.clone().unwrap_or_default();
+            (path.display().to_string(), Disk::open(&path, &options))
+        }
+    };
+    let disk = disk.map_err(|why| BuildError::Disk { name, why })?;
+    let device = Block::new(disk, queues, rates, &plug.confinement);
+    Ok(Box::new(device.map_err(BuildError::host("make a thread"))?))
 }
 
 fn open_error(what: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> BuildError {

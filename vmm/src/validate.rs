@@ -7,9 +7,11 @@
 //! Contract: nothing is created, no file is waited for, nothing is read but a file's metadata. The host may change
 //! afterwards, so whoever opens a file or maps memory still answers for what it finds.
 
+mod disk;
 mod files;
 mod host;
 mod machine;
+mod net;
 
 use std::fmt;
 

@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask boot`, `test`, `testbed` and the tools behind them.
 
 mod bed;
+mod bench;
 mod binary;
 mod boot;
 mod build;
@@ -10,6 +11,9 @@ mod host;
 mod image;
 mod kernels;
 mod lint;
+mod matrix;
+mod measure;
+mod soak;
 mod suite;
 
 use std::process::ExitCode;
@@ -34,6 +38,11 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     Lint(lint::Lint),
     ImageCheck(image::ImageCheck),
+    Bench(bench::Bench),
+    Matrix(matrix::Matrix),
+    Soak(soak::Soak),
+    /// Measure boots of our VMM and of QEMU on the instruction clock
+    Measure(measure::Measure),
     /// Run a command in the test bed: an emulated host with a real KVM
     Testbed(bed::Testbed),
 }
@@ -45,6 +54,10 @@ fn main() -> ExitCode {
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Lint(lint) => lint.run(),
         Command::ImageCheck(check) => check.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Matrix(matrix) => matrix.run(),
+        Command::Soak(soak) => soak.run(),
+        Command::Measure(measure) => measure.run(),
         Command::Testbed(testbed) => testbed.run(),
     };
     match done {

@@ -13,6 +13,7 @@ use crate::archive::Archive;
 use crate::command::Command;
 use crate::compress::Compression;
 use crate::contents::{self, ContentsError, DEFAULT_MODULES, LOADED_AT_BOOT};
+use crate::makings;
 use crate::manifest::{Manifest, ManifestModule};
 use crate::modules::{Module, ModuleError, ModuleTree};
 use crate::source::Source;
@@ -88,7 +89,7 @@ pub enum BuildError {
     File {
         /// The file.
         path: PathBuf,
-        /// "read" or "written".
+        /// "read", "made", "written" or "written to".
         what: &'static str,
         /// What the system said.
         source: io::Error,
@@ -106,6 +107,8 @@ pub fn build(
     out: &Path,
     mut progress: impl FnMut(Step),
 ) -> Result<Manifest, BuildError> {
+    // Before anything is read: what changes meanwhile makes the image out of date.
+    let makings = makings::of(spec);
     progress(Step::Kernel);
     let kernel = Kernel::read(&spec.source, cache)?;
     progress(Step::Modules);
@@ -132,6 +135,7 @@ pub fn build(
         absent: choice.absent,
     };
     write_all(out, &kernel, &initrd, &manifest)?;
+    makings::note(out, &makings).map_err(file_error(out, "written to"))?;
     Ok(manifest)
 }
 
@@ -144,16 +148,15 @@ struct Kernel {
 impl Kernel {
     fn read(source: &Source, cache: &Cache) -> Result<Self, BuildError> {
         let path = &source.kernel;
-        let read_error = |source| BuildError::File { path: path.clone(), what: "read", source };
         match cache.vmlinux(path) {
             Ok(mut found) => {
                 let mut bytes = Vec::new();
-                found.file.read_to_end(&mut bytes).map_err(read_error)?;
+                found.file.read_to_end(&mut bytes).map_err(file_error(path, "read"))?;
                 Ok(Self { name: "vmlinux", bytes })
             }
             // The kernel's own decompressor will do it, in the guest.
             Err(error) if error.is_fallback() => {
-                Ok(Self { name: "vmlinuz", bytes: fs::read(path).map_err(read_error)? })
+                Ok(Self { name: "vmlinuz", bytes: fs::read(path).map_err(file_error(path, "read"))? })
             }
             Err(error) => Err(error.into()),
         }
@@ -210,8 +213,8 @@ impl Choice {
 }
 
 fn write_all(out: &Path, kernel: &Kernel, initrd: &[u8], manifest: &Manifest) -> Result<(), BuildError> {
-    let create = |source| BuildError::File { path: out.to_owned(), what: "made", source };
-    fs::create_dir_all(out).map_err(create)?;
+    fs::create_dir_all(out).map_err(file_error(out, "made"))?;
+    makings::forget(out).map_err(file_error(out, "written to"))?;
     let mut text = serde_json::to_vec_pretty(manifest).map_err(|error| BuildError::Initrd(error.into()))?;
     text.push(b'\n');
     // The manifest last: where it is new, all is.
@@ -219,9 +222,14 @@ fn write_all(out: &Path, kernel: &Kernel, initrd: &[u8], manifest: &Manifest) ->
         [(kernel.name, kernel.bytes.as_slice()), ("initrd", initrd), ("manifest.json", &text)]
     {
         let path = out.join(name);
-        replace(&path, bytes).map_err(|source| BuildError::File { path, what: "written", source })?;
+        replace(&path, bytes).map_err(file_error(&path, "written"))?;
     }
     Ok(())
+}
+
+fn file_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
+    let path = path.to_owned();
+    move |source| BuildError::File { path, what, source }
 }
 
 /// Writes a file beside its place and moves it there.

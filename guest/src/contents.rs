@@ -133,7 +133,7 @@ fn all_needs<'a>(module: &Module, modules: &'a [Module]) -> Vec<&'a str> {
     out
 }
 
-fn place_of_busybox(given: Option<&Path>) -> Result<PathBuf, ContentsError> {
+pub(crate) fn place_of_busybox(given: Option<&Path>) -> Result<PathBuf, ContentsError> {
     let given = given.map(Path::to_owned);
     let found = || BUSYBOX_PLACES.iter().map(PathBuf::from).find(|path| path.is_file());
     given.or_else(found).ok_or(ContentsError::NoBusybox)

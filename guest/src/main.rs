@@ -63,6 +63,9 @@ struct BuildArgs {
     /// The folder to write to.
     #[arg(long)]
     out: PathBuf,
+    /// Leave an image alone that is made of the same already.
+    #[arg(long)]
+    if_changed: bool,
     /// The command to run [default: a shell on the console]
     #[arg(long, num_args = 1.., allow_hyphen_values = true)]
     command: Vec<String>,
@@ -103,28 +106,21 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("guest-image: {}", chain(error.as_ref()));
+            eprintln!("guest-image: {}", guest::sentence(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
-/// An error and its causes, as one sentence.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 fn build(args: BuildArgs) -> Result<(), Box<dyn Error>> {
-    let out = args.out.clone();
+    let (out, if_changed) = (args.out.clone(), args.if_changed);
     let spec = spec_of(args)?;
+    if if_changed && guest::current(&spec, &out).is_some() {
+        println!("{}: kernel {}, unchanged", out.display(), spec.source.release);
+        return Ok(());
+    }
     let cache = Cache::open_default().unwrap_or_else(|error| {
-        eprintln!("guest-image: {}", chain(&error));
+        eprintln!("guest-image: {}", guest::sentence(&error));
         Cache::none()
     });
     // Draws nothing where stderr is no terminal.

@@ -1,8 +1,8 @@
 //! For benchmarks: the smallest process 1 there can be, as an ELF file of some 200 bytes.
 //!
-//! It needs nothing mounted and nothing but itself. Life cycle:
+//! It needs nothing mounted, and beside itself only the console's node. Life cycle:
 //! 1. the boot marker, 3, goes to port 0x608;
-//! 2. the line `KIWI-MARK` goes straight to COM1, for VMMs without that port;
+//! 2. the line `KIWI-MARK` goes to the console, for VMMs without that port;
 //! 3. the guest is powered off.
 
 mod sys;
@@ -19,6 +19,8 @@ const EXECUTABLE: u16 = 2;
 const X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
 const READ_EXECUTE: u32 = 5;
+/// Major and minor number of `/dev/console`, which the kernel opens for process 1.
+const CONSOLE: (u32, u32) = (5, 1);
 
 /// The program, an ELF executable.
 pub fn mark_init() -> Vec<u8> {
@@ -41,13 +43,14 @@ pub fn mark_init() -> Vec<u8> {
     out
 }
 
-/// An uncompressed initrd of [`mark_init`] alone.
+/// An uncompressed initrd of [`mark_init`] and the console's node.
 ///
 /// # Errors
 /// None in practice: the archive's limits are far away.
 pub fn mark_initrd() -> io::Result<Vec<u8>> {
     let mut archive = Archive::new();
     archive.file("init", 0o755, mark_init());
+    archive.char_device("dev/console", CONSOLE);
     archive.to_bytes()
 }
 

@@ -5,17 +5,18 @@
 //! outcome.assert_status(0);
 //! assert_eq!(outcome.output.trim(), "4");
 //! ```
-//! `cargo xtask test` builds what is needed and says where it is in two variables: `KIWI_VMM`, the binary, and
-//! `KIWI_ASSETS`, a folder with a guest image a kernel. A test that finds none fails and says so.
+//! `cargo xtask test` builds what is needed and says where it is in variables: `KIWI_VMM`, the binary, `KIWI_ASSETS`,
+//! a folder with a guest image a kernel, and `KIWI_EXAMPLES`, the folder of the vmm crate's examples. A test that finds none fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says what it expects by failing
 
+pub mod peer;
 mod terminal;
 mod threads;
 mod vm;
 
 pub use terminal::Terminal;
 pub use threads::{Thread, threads};
-pub use vm::{Outcome, TestVm, until, wait};
+pub use vm::{Outcome, Running, TestVm, until, wait};
 
 use std::path::PathBuf;
 
@@ -27,6 +28,11 @@ pub fn vmm() -> PathBuf {
 /// The folder of guest images, one for each of `6.1-cloud`, `6.1-generic` and `6.12-cloud`.
 pub fn assets() -> PathBuf {
     asset("KIWI_ASSETS")
+}
+
+/// The built example `name` of the vmm crate.
+pub fn example(name: &str) -> PathBuf {
+    asset("KIWI_EXAMPLES").join(name)
 }
 
 fn asset(variable: &str) -> PathBuf {

@@ -31,10 +31,7 @@ fn sigterm_ends_the_machine_at_any_moment() {
         std::thread::sleep(Duration::from_millis(wait));
         let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
         assert!(killed.success());
-        let outcome = tests::wait(child, Duration::from_secs(30));
-        // Before the signals are blocked the default action ends the process.
-        let by_default = std::os::unix::process::ExitStatusExt::signal(&outcome.status) == Some(15);
-        assert!(by_default || outcome.status.code() == Some(143), "after {wait} ms: {outcome}");
+        tests::wait(child, Duration::from_secs(30)).assert_ended_by(15);
     }
 }
 

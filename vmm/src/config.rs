@@ -5,6 +5,7 @@
 
 mod disk;
 mod file;
+mod net;
 mod size;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use disk::DiskConfig;
 pub use file::{FileError, parse, read};
+pub use net::VsockConfig;
 
 /// A whole machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub struct VmConfig {
     pub console: Option<ConsoleTarget>,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
+    /// The socket device; absent means no such device.
+    pub vsock: Option<VsockConfig>,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskConfig>,
     /// The balloon; absent means no such device.

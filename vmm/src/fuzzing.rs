@@ -4,7 +4,6 @@ use std::fs::File;
 
 use vm_memory::GuestMemoryMmap;
 
-use crate::arch::regs::Entry;
 use crate::boot::{self, BootError, BootFiles, cmdline};
 use crate::config::MemoryConfig;
 use crate::ram::{self, Mapping, RamError};
@@ -36,8 +35,6 @@ impl Loader {
             initrd: initrd.map(|file| (file, "initrd".into())),
             cmdline: cmdline::DEFAULT.to_owned(),
         };
-        match boot::load(&self.ram, self.size, &files)?.entry {
-            Entry::Linux64 { rip } | Entry::Pvh { rip, .. } => Ok(rip),
-        }
+        Ok(boot::load(&self.ram, self.size, &files)?.entry.rip)
     }
 }

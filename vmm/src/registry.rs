@@ -10,6 +10,7 @@ use devices::virtio::balloon::{self, Balloon};
 use devices::virtio::block::{Block, Disk, Options};
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
+use vsock::Vsock;
 
 use crate::builder::BuildError;
 use crate::config::{BalloonConfig, ConsoleTarget, DiskConfig, VmConfig};
@@ -30,6 +31,7 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { count: |config| console_of(config).iter().count(), make: console },
     Kind { count: |config| config.rng.iter().count(), make: rng },
+    Kind { count: |config| config.vsock.iter().count(), make: vsock },
     Kind { count: |config| config.disks.len(), make: disks },
     Kind { count: |config| config.balloon.iter().count(), make: balloon },
 ];
@@ -66,6 +68,15 @@ fn rng(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
     let Some(rng) = &config.rng else { return Ok(Vec::new()) };
     let source = File::open(&rng.src).map_err(open_error("the entropy source", &rng.src))?;
     let device = Rng::new(source, &plug.confinement).map_err(BuildError::host("make a thread"))?;
+    Ok(vec![Box::new(device)])
+}
+
+fn vsock(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    let Some(vsock) = &config.vsock else { return Ok(Vec::new()) };
+    let device = match vsock.fd {
+        Some(fd) => Vsock::from_file(vsock.cid, inherit::take(fd)?, &plug.confinement)?,
+        None => Vsock::open(vsock.cid, &plug.confinement)?,
+    };
     Ok(vec![Box::new(device)])
 }
 

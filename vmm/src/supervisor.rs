@@ -31,7 +31,8 @@ pub(crate) const CALLS: &[Call] = &[
     // Freeing devices.
     Call::Only(libc::SYS_ioctl, 1, kvm::TEARDOWN_REQUESTS),
     Call::Any(libc::SYS_unlink),
-    // The initrd's first bytes, /proc/self/smaps, the boot report's file.
+    // The initrd's first bytes, /proc/self/smaps, KVM's counters, the boot report's file.
+    Call::Any(libc::SYS_pread64),
     Call::Any(libc::SYS_openat),
     Call::Any(libc::SYS_statx),
     Call::Any(libc::SYS_fstat),

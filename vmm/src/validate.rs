@@ -11,6 +11,7 @@ mod disk;
 mod files;
 mod host;
 mod machine;
+mod net;
 
 use std::fmt;
 

@@ -4,7 +4,7 @@
 //! them on, and when nobody takes them the oldest are dropped and counted. Input is bounded likewise, from the
 //! other side: the thread reads no more than the device has taken.
 //!
-//! 1. [`Chardev::open`] makes the files, sockets and terminals; nothing flows yet.
+//! 1. [`Chardev::new`] makes the files, sockets and terminals; nothing flows yet.
 //! 2. The device takes [`Chardev::output`] and [`Chardev::input`] with it.
 //! 3. [`Chardev::start`] starts the thread, confined to [`CALLS`].
 //! 4. Dropping the [`Pump`] carries over what is left, for a second at most, and removes what was made.

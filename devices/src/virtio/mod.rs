@@ -16,6 +16,7 @@ pub mod queue;
 pub mod rng;
 pub mod spec;
 pub mod transport;
+pub mod vhost;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;

@@ -2,6 +2,8 @@
 
 /// Device ids (5).
 pub mod device {
+    /// 5.1
+    pub const NET: u32 = 1;
     /// 5.2
     pub const BLOCK: u32 = 2;
     /// 5.3
@@ -10,6 +12,8 @@ pub mod device {
     pub const ENTROPY: u32 = 4;
     /// 5.5
     pub const BALLOON: u32 = 5;
+    /// 5.10
+    pub const VSOCK: u32 = 19;
 }
 
 /// Device status bits (2.1).

@@ -128,8 +128,32 @@ fn decompress(compression: Compression, image: &BzImage<'_>) -> Result<Vec<u8>, 
         Compression::Lz4 => unlz4(image),
         other => return Err(UnpackError::Compression(other.name())),
     };
-    let out = out.map_err(|source| UnpackError::Corrupt { compression: compression.name(), source })?;
-    if out.len() > image.limit { Err(UnpackError::TooLarge { limit: image.limit }) } else { Ok(out) }
+    let corrupt = |source| UnpackError::Corrupt { compression: compression.name(), source };
+    let out = out.map_err(corrupt)?;
+    if out.len() > image.limit {
+        return Err(UnpackError::TooLarge { limit: image.limit });
+    }
+    if compression != Compression::None {
+        has_its_size(&out, image).map_err(corrupt)?;
+    }
+    Ok(out)
+}
+
+/// The kernel's build ends every packed payload with its unpacked size (scripts/Makefile.lib, `size_append`; gzip has
+/// it by itself), which mkpiggy relies on. lz4's legacy frame has no checksum: damage shows here or nowhere.
+fn has_its_size(out: &[u8], image: &BzImage<'_>) -> io::Result<()> {
+    match trailer(image) {
+        Some(said) if said != out.len() => {
+            Err(io::Error::other(format!("it unpacks to {} bytes, and its end says {said}", out.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The unpacked size as the payload's last bytes say it.
+fn trailer(image: &BzImage<'_>) -> Option<usize> {
+    let at = image.payload.len().checked_sub(4)?;
+    u32_at(image.payload, at).and_then(|size| usize::try_from(size).ok())
 }
 
 /// Reads all that `reader` gives, up to one byte more than is allowed.
@@ -141,8 +165,7 @@ fn read_bounded(reader: impl Read, image: &BzImage<'_>) -> io::Result<Vec<u8>> {
 
 /// How much to reserve: what the trailer says, if it is believable.
 fn reservation(image: &BzImage<'_>) -> usize {
-    let trailer = image.payload.len().checked_sub(4).and_then(|at| u32_at(image.payload, at));
-    let said = trailer.map_or(0, |size| size as usize);
+    let said = trailer(image).unwrap_or(0);
     // One byte more lets read_to_end see the end without growing.
     said.min(image.limit).min(image.payload.len().saturating_mul(RESERVE_RATIO)) + 1
 }

@@ -94,6 +94,31 @@ fn applets_are_linked_but_never_over_init() {
 }
 
 #[test]
+fn an_image_is_current_until_something_of_it_changes() {
+    let host = Host::new();
+    let (spec, out) = (host.spec(&["extra"]), host.0.path().join("out"));
+    assert_eq!(crate::current(&spec, &out), None);
+    let manifest = host.build(&spec, "out").unwrap();
+    assert_eq!(crate::current(&spec, &out), Some(manifest));
+    let other = Spec { compression: Compression::Gzip, ..spec.clone() };
+    assert_eq!(crate::current(&other, &out), None, "another way to build");
+    fs::write(out.join("initrd"), "cut").unwrap();
+    assert_eq!(crate::current(&spec, &out), None, "an output that is damaged");
+    host.build(&spec, "out").unwrap();
+    for input in ["boot/vmlinuz-6.1", "init", "busybox"] {
+        assert!(crate::current(&spec, &out).is_some());
+        let file = File::options().append(true).open(host.0.path().join(input)).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        // A program that is open for writing cannot be run.
+        drop(file);
+        assert_eq!(crate::current(&spec, &out), None, "{input}");
+        host.build(&spec, "out").unwrap();
+    }
+    fs::write(host.0.path().join("lib/modules/6.1/modules.dep"), "").unwrap();
+    assert_eq!(crate::current(&spec, &out), None, "modules come and go by the folder's time");
+}
+
+#[test]
 fn every_step_is_told_once() {
     let host = Host::new();
     let mut steps = Vec::new();

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use guest::{Compression, Source, Spec};
+use guest::{Compression, Manifest, Source, Spec};
 use guest_kernel::Cache;
 
 use crate::bed::{Bed, INSIDE, Job};
 use crate::build::{self, Programs};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 use crate::{host, kernels};
 
 /// Boot the host's own kernel with a generated initrd.
@@ -92,10 +92,6 @@ impl Boot {
     }
 
     fn words(&self, programs: &Programs, image: &Image, initrd: &Path) -> Vec<OsString> {
-        let log = host::target().join("guest").join("console.log");
-        // The command talks over the serial port until there is a virtio console to give it.
-        let _ = (&log, self.show_console);
-        let tty = std::io::stdin().is_terminal();
         let mut words: Vec<OsString> = vec![programs.vmm.clone().into()];
         let mut put = |flag: &str, value: OsString| words.extend([flag.into(), value]);
         put("--kernel", image.kernel.clone().into());
@@ -103,7 +99,10 @@ impl Boot {
         put("--cpus", self.cpus.to_string().into());
         put("--memory", self.memory.clone().into());
         put("--transport", self.transport.clone().into());
-        put("--serial", if tty { "tty".into() } else { "stdio".into() });
+        put("--rng", "on".into());
+        for (flag, target) in self.consoles() {
+            put(flag, target);
+        }
         for disk in &self.disk {
             // Quoted, for a name may have commas.
             let mut path = OsString::from("path=\"");
@@ -113,6 +112,22 @@ impl Boot {
         }
         words.push("--guest-status".into());
         words
+    }
+
+    /// A person's shell is on the serial port, where the kernel's console is. A command has the virtio console to
+    /// itself, so that what comes out is its output alone.
+    fn consoles(&self) -> Vec<(&'static str, OsString)> {
+        if self.command.is_empty() {
+            let terminal = std::io::stdin().is_terminal();
+            return vec![("--serial", if terminal { "tty" } else { "stdio" }.into())];
+        }
+        let log = host::target().join("guest").join("console.log");
+        // One boot's console, not all of them; it may not be there.
+        let _ = fs::remove_file(&log);
+        let shown = if self.show_console { PathBuf::from("/dev/stderr") } else { log };
+        let mut target = OsString::from("file=");
+        target.push(shown);
+        vec![("--serial", target), ("--console", "stdio".into())]
     }
 }
 
@@ -124,17 +139,9 @@ pub(crate) struct Image {
     pub(crate) initrd: PathBuf,
 }
 
-/// The image of `source` below `dir`, built when there is none or its makings have changed.
+/// The image of `source` below `dir`, built when there is none or what it is made of has changed.
 pub(crate) fn image(source: &Source, programs: &Programs, dir: &Path) -> Result<Image> {
     let out = dir.join(&source.release);
-    let makings = makings(source, programs)?;
-    let stamp = out.join("makings");
-    if fs::read_to_string(&stamp).is_ok_and(|old| old == makings) {
-        return Ok(Image { kernel: out.join("vmlinux"), initrd: out.join("initrd") });
-    }
-    host::need(&[("busybox", "busybox-static")])?;
-    eprintln!("xtask: building the guest image of {}", source.release);
-    let cache = Cache::open(&host::target().join("cache")).doing("opening the kernel cache")?;
     let spec = Spec {
         source: source.clone(),
         modules: Vec::new(),
@@ -144,19 +151,17 @@ pub(crate) fn image(source: &Source, programs: &Programs, dir: &Path) -> Result<
         command: guest::Command::default(),
         compression: Compression::default(),
     };
-    fs::create_dir_all(&out).doing(format_args!("making {}", out.display()))?;
-    let manifest = guest::build(&spec, &cache, &out, |_| {}).doing("building the guest image")?;
-    fs::write(&stamp, makings).doing("writing the image's makings")?;
+    let manifest = match guest::current(&spec, &out) {
+        Some(manifest) => manifest,
+        None => build_image(&spec, &out)?,
+    };
     Ok(Image { kernel: out.join(manifest.kernel), initrd: out.join("initrd") })
 }
 
-/// What an image is made of: when one of these changes, so does the image.
-fn makings(source: &Source, programs: &Programs) -> Result<String> {
-    let mut text = format!("{}\n", guest::DEFAULT_MODULES.join(" "));
-    for path in [&source.kernel, &source.modules, &programs.init] {
-        let meta = fs::metadata(path).doing(format_args!("examining {}", path.display()))?;
-        let modified = meta.modified().doing("reading a file's time")?;
-        text += &format!("{} {} {modified:?}\n", path.display(), meta.len());
-    }
-    Ok(text)
+fn build_image(spec: &Spec, out: &Path) -> Result<Manifest> {
+    host::need(&[("busybox", "busybox-static")])?;
+    eprintln!("xtask: building the guest image of {}", spec.source.release);
+    let cache = Cache::open(&host::target().join("cache")).doing("opening the kernel cache")?;
+    guest::build(spec, &cache, out, |_| {})
+        .map_err(|error| Error::new(format!("building the guest image failed: {}", guest::sentence(&error))))
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use guest::Source;
+use guest_kernel::Cache;
 
 use crate::error::{Doing, Error, Result};
 use crate::host;
@@ -91,6 +92,13 @@ pub(crate) fn debian(flavour: Flavour) -> Result<Source> {
     // Whole or not there: a download that was cut off leaves only the .part folder.
     std::fs::rename(&part, &home).doing(format_args!("naming {}", home.display()))?;
     Source::find(&home, None).doing("finding the kernel in its package")
+}
+
+/// The ELF file in `source`'s kernel, unpacked once.
+pub(crate) fn unpacked(source: &Source) -> Result<PathBuf> {
+    let cache = Cache::open(&host::target().join("cache")).doing("opening the kernel cache")?;
+    let vmlinux = cache.vmlinux(&source.kernel).doing("unpacking a kernel")?;
+    vmlinux.path.ok_or_else(|| Error::new("an unpacked kernel could not be kept on disk"))
 }
 
 fn only_file(dir: &Path) -> Result<PathBuf> {

@@ -1,14 +1,19 @@
 //! The project's own commands: `cargo xtask boot`, `test`, `testbed` and the tools behind them.
 
 mod bed;
+mod bench;
 mod binary;
 mod boot;
 mod build;
 mod error;
 mod fuzz;
 mod host;
+mod image;
 mod kernels;
 mod lint;
+mod matrix;
+mod measure;
+mod soak;
 mod suite;
 
 use std::process::ExitCode;
@@ -32,6 +37,12 @@ enum Command {
     /// Run fuzz targets
     Fuzz(fuzz::Fuzz),
     Lint(lint::Lint),
+    ImageCheck(image::ImageCheck),
+    Bench(bench::Bench),
+    Matrix(matrix::Matrix),
+    Soak(soak::Soak),
+    /// Measure boots of our VMM and of QEMU on the instruction clock
+    Measure(measure::Measure),
     /// Run a command in the test bed: an emulated host with a real KVM
     Testbed(bed::Testbed),
 }
@@ -42,6 +53,11 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Lint(lint) => lint.run(),
+        Command::ImageCheck(check) => check.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Matrix(matrix) => matrix.run(),
+        Command::Soak(soak) => soak.run(),
+        Command::Measure(measure) => measure.run(),
         Command::Testbed(testbed) => testbed.run(),
     };
     match done {

@@ -23,21 +23,12 @@ const GDT_ENTRIES: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_fff
 /// unless `reboot=` says otherwise; with nothing there it would run through zeros for ever.
 const RESET_CODE: [u8; 7] = [0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
 
-/// How the first processor enters the kernel.
+/// Where the first processor enters the kernel, by the 64-bit boot protocol (Documentation/arch/x86/boot.rst): in long
+/// mode, with RSI pointing to the zero page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
-    /// 64-bit boot protocol (Documentation/arch/x86/boot.rst): long mode, RSI points to the zero page.
-    Linux64 {
-        /// Address of the first instruction.
-        rip: u64,
-    },
-    /// PVH: 32-bit protected mode without paging, EBX points to `hvm_start_info`.
-    Pvh {
-        /// Address of the first instruction.
-        rip: u64,
-        /// Address of the start info.
-        start_info: u64,
-    },
+pub(crate) struct Entry {
+    /// Address of the first instruction.
+    pub(crate) rip: u64,
 }
 
 /// Writes what [`Entry`] needs in guest memory besides the boot parameters: descriptor and page tables.
@@ -69,24 +60,18 @@ fn flat(selector: u16, type_: u8, long: bool) -> kvm_segment {
     }
 }
 
-/// Edits the system registers of the first processor for `entry`.
-pub(crate) fn set_sregs(sregs: &mut kvm_sregs, entry: Entry) {
-    let long = matches!(entry, Entry::Linux64 { .. });
-    sregs.cs = flat(0x10, 0xb, long);
+/// Edits the system registers of the first processor: long mode, the first GiB mapped one to one.
+pub(crate) fn set_sregs(sregs: &mut kvm_sregs) {
+    sregs.cs = flat(0x10, 0xb, true);
     let data = flat(0x18, 0x3, false);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.tr = kvm_segment { limit: 0x67, type_: 0xb, present: 1, ..Default::default() };
     sregs.gdt = kvm_dtable { base: layout::GDT, limit: 31, ..Default::default() };
     sregs.idt = kvm_dtable::default();
-    if long {
-        sregs.cr3 = layout::PAGE_TABLES;
-        sregs.cr4 = CR4_PAE;
-        sregs.cr0 = CR0_PE_ET_NE_PG;
-        sregs.efer = EFER_LME_LMA;
-    } else {
-        sregs.cr0 = 1 | 1 << 4;
-        sregs.cr4 = 0;
-    }
+    sregs.cr3 = layout::PAGE_TABLES;
+    sregs.cr4 = CR4_PAE;
+    sregs.cr0 = CR0_PE_ET_NE_PG;
+    sregs.efer = EFER_LME_LMA;
 }
 
 /// Has the local APIC begin in x2APIC mode, as firmware may leave it: a kernel that finds it so neither maps nor
@@ -98,15 +83,8 @@ pub(crate) fn enable_x2apic(sregs: &mut kvm_sregs) {
 
 /// The general registers of the first processor for `entry`.
 pub(crate) fn regs(entry: Entry) -> kvm_regs {
-    let flags = 2; // bit 1 always reads one
-    match entry {
-        Entry::Linux64 { rip } => {
-            kvm_regs { rip, rsi: layout::ZERO_PAGE, rflags: flags, ..Default::default() }
-        }
-        Entry::Pvh { rip, start_info } => {
-            kvm_regs { rip, rbx: start_info, rflags: flags, ..Default::default() }
-        }
-    }
+    // Bit 1 of the flags always reads one.
+    kvm_regs { rip: entry.rip, rsi: layout::ZERO_PAGE, rflags: 2, ..Default::default() }
 }
 
 /// Registers that firmware would have set: fast strings on.

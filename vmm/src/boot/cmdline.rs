@@ -13,8 +13,9 @@ use crate::arch::layout;
 /// - `rcupdate.rcu_expedited=1 cryptomgr.notests random.trust_cpu=on`: no waiting, no self-tests;
 /// - `tsc=reliable`: no watchdog over a clock that kvmclock vouches for;
 /// - `8250.nr_uarts=1`: only the port that exists is probed.
-pub(crate) const DEFAULT: &str = "console=ttyS0 quiet panic=-1 no_timer_check noreplace-smp \
-     rcupdate.rcu_expedited=1 cryptomgr.notests random.trust_cpu=on tsc=reliable 8250.nr_uarts=1";
+///
+/// A file of its own, so that measurements can give the same line to other VMMs.
+pub(crate) const DEFAULT: &str = include_str!("default.cmdline").trim_ascii();
 
 /// Writes `cmdline` and its terminator.
 pub(super) fn write(ram: &GuestMemoryMmap, cmdline: &str) -> Result<(), BootError> {

@@ -7,7 +7,6 @@
 mod bzimage;
 pub(crate) mod cmdline;
 mod elf;
-mod image;
 mod initrd;
 mod params;
 
@@ -110,7 +109,7 @@ pub(crate) fn load(ram: &GuestMemoryMmap, ram_size: u64, files: &BootFiles) -> R
     params::write(ram, ram_size, &kernel, initrd)?;
     regs::write_tables(ram)?;
     let copied = kernel.copied + initrd.map_or(0, |i| i.size);
-    Ok(Booted { entry: Entry::Linux64 { rip: kernel.entry }, copied })
+    Ok(Booted { entry: Entry { rip: kernel.entry }, copied })
 }
 
 fn load_kernel(ram: &GuestMemoryMmap, file: &File, path: &Path) -> Result<LoadedKernel, BootError> {

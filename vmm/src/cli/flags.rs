@@ -27,6 +27,7 @@ const FLAGS: &[Flag] = &[
     Flag("serial", Value::Text("TARGET"), "COM1: off, null, tty, stdio, pty, file=PATH, socket=PATH [null]"),
     Flag("console", Value::Text("TARGET"), "The virtio console (hvc0), targets as above [off]"),
     Flag("rng", Value::Text("WORD"), "The virtio entropy device: on, off, src=PATH [off]"),
+    Flag("vsock", Value::Text("CID"), "Sockets between host and guest: cid=3[,fd=N] [none]"),
     Flag(
         "disk",
         Value::Texts("DISK"),

@@ -120,6 +120,9 @@ fn machine(matches: &ArgMatches, config: &mut VmConfig) -> Result<(), GrammarErr
     if let Some(rng) = text(matches, "rng") {
         config.rng = grammar::rng(rng)?;
     }
+    if let Some(vsock) = text(matches, "vsock") {
+        config.vsock = Some(grammar::vsock(vsock)?);
+    }
     if let Some(disks) = matches.get_many::<String>("disk") {
         config.disks = disks.map(|disk| grammar::disk(disk)).collect::<Result<_, _>>()?;
     }

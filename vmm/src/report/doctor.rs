@@ -1,7 +1,7 @@
 //! The boot doctor: from what is known of a boot that ended badly, to its likely cause and the cure.
 //!
 //! 1. While the guest runs, each console's backend keeps the last 16 KiB of its output.
-//! 2. At a bad end, [`Facts`] are put together and [`diagnose`] looks for the first of [`signatures`] that fits.
+//! 2. At a bad end, [`Facts`] are put together and [`diagnose`] looks for the first of `signatures` that fits.
 //! 3. The [`Diagnosis`] prints as a few lines: the phase reached, the last console lines, cause and cure.
 //!
 //! Contract: a pure function of the facts. Nothing of the guest's output is trusted: it is cut, and what could

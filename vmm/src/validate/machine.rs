@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::disk;
+use super::net;
 use crate::config::{ConsoleTarget, VmConfig};
 
 /// What a configuration breaks.
@@ -71,6 +72,17 @@ pub enum ConfigFault {
     /// A command line that the kernel would stop reading.
     #[error("the kernel command line holds a NUL byte, where the kernel would stop reading it")]
     CmdlineNul,
+    /// A context id that no guest can have.
+    #[error("the context id {0} is no guest's; --vsock cid= takes 3 to 4294967294, unique on this host")]
+    Cid(u32),
+    /// Standard input, output or error for a device.
+    #[error(
+        "descriptor {0} cannot be a device's: 0, 1 and 2 are standard input, output and error; give one from 3 on"
+    )]
+    StandardDescriptor(i32),
+    /// One descriptor for two purposes.
+    #[error("descriptor {0} is given twice; each needs one of its own")]
+    DescriptorTwice(i32),
     /// A disk of nothing, or of two things.
     #[error("a disk is a file or a device, or a descriptor of one; write --disk path=PATH or --disk fd=N")]
     DiskSource,
@@ -116,6 +128,9 @@ pub(super) const RULES: &[Rule] = &[
     socket_paths_fit,
     cmdline_fits,
     cmdline_has_no_nul,
+    net::the_cid_is_a_guests,
+    net::descriptors_are_not_the_standard_ones,
+    net::descriptors_have_one_use,
     disk::every_disk_is_sound,
     the_balloon_leaves_room,
 ];

@@ -150,6 +150,23 @@ fn a_corrupt_payload_names_its_compression() {
 }
 
 #[test]
+fn damage_that_an_lz4_payload_unpacks_with_shows_by_its_size() {
+    let elf = vmlinux();
+    let mut payload = lz4(&elf);
+    let at = payload.len() / 2;
+    payload[at..at + 64].fill(0xff);
+    let error = unpack(&bzimage(&payload)).unwrap_err();
+    assert_eq!(error.to_string(), "its lz4 payload is corrupt");
+    let mut shorter = lz4(&elf);
+    let end = shorter.len() - 4;
+    shorter[end..].copy_from_slice(&5u32.to_le_bytes());
+    let UnpackError::Corrupt { source, .. } = unpack(&bzimage(&shorter)).unwrap_err() else {
+        panic!("another fault");
+    };
+    assert!(source.to_string().ends_with("and its end says 5"), "{source}");
+}
+
+#[test]
 fn an_old_protocol_is_left_to_the_kernel() {
     let mut image = bzimage(b"x");
     image[0x206..0x208].copy_from_slice(&0x204u16.to_le_bytes());

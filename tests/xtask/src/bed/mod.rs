@@ -4,26 +4,32 @@
 //! 1. A kernel with its modules and a one-page init become the L1's initrd, once.
 //! 2. The L1 mounts this machine's root over 9p and runs the command there, in the same folder.
 //! 3. The command's input and output are the L1's second serial port, byte for byte; its console is a log.
-//! 4. The exit status comes back as a file. Without that file the bed itself has died, which is an error.
+//! 4. The exit status comes back as a file. Without that file the bed itself has died or hangs, which is an error
+//!    ([`watch`]) and never a test's result.
+//!
+//! [`closed`] is the same host with everything in its memory, for measurements.
+
+mod closed;
+mod watch;
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{IsTerminal, Read};
+use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use guest::{Archive, ModuleTree};
-use guest_kernel::Cache;
+use guest::{Archive, ModuleTree, Source};
 
 use crate::error::{Doing, Error, Result};
 use crate::host;
 use crate::kernels::{self, Flavour};
+pub(crate) use closed::{Clock, Load};
 
 /// Run a command in the test bed.
 #[derive(clap::Args)]
 pub(crate) struct Testbed {
-    /// Seconds until the bed is taken for hung
+    /// Seconds the command may take
     #[arg(long, default_value_t = 600)]
     timeout: u64,
     /// The command and its arguments
@@ -52,6 +58,7 @@ pub(crate) struct Bed {
     kernel: PathBuf,
     initrd: PathBuf,
     home: PathBuf,
+    source: Source,
 }
 
 /// What to run in it.
@@ -79,19 +86,15 @@ impl Bed {
         let home = host::target().join("testbed");
         fs::create_dir_all(&home).doing(format_args!("making {}", home.display()))?;
         let source = kernels::debian(Flavour::Generic61)?;
-        let cache = Cache::open(&host::target().join("cache")).doing("opening the kernel cache")?;
-        let vmlinux = cache.vmlinux(&source.kernel).doing("unpacking the bed's kernel")?;
-        let kernel = vmlinux.path.ok_or_else(|| Error::new("the bed's kernel could not be kept on disk"))?;
-        let tree = ModuleTree::open(&source.modules, &source.release).doing("reading the bed's modules")?;
-        let initrd = home.join("initrd");
-        write_if_new(&initrd, &initrd_of(&tree)?)?;
-        Ok(Self { kernel, initrd, home })
+        let kernel = kernels::unpacked(&source)?;
+        let bed = Self { kernel, initrd: home.join("initrd"), home, source };
+        write_if_new(&bed.initrd, &initrd_of(&bed.tree()?)?)?;
+        Ok(bed)
     }
 
     /// Runs `job`; its exit status. A bed that dies or hangs is an error, never a status.
     pub(crate) fn run(&self, job: &Job, timeout: Duration) -> Result<u8> {
-        let run = self.home.join(format!("run-{}", std::process::id()));
-        fs::create_dir_all(&run).doing(format_args!("making {}", run.display()))?;
+        let run = self.fresh("run")?;
         let done = self.run_in(&run, job, timeout);
         if done.is_ok() {
             let _ = fs::remove_dir_all(&run);
@@ -108,66 +111,47 @@ impl Bed {
             qemu.stdin(Stdio::null());
         }
         let mut child = qemu.spawn().doing("starting qemu-system-x86_64")?;
-        let ended = wait(&mut child, timeout);
+        let ended = watch::wait(&mut child, timeout, || watch::length(&console));
         match fs::read_to_string(&status).ok().and_then(|text| text.trim().parse().ok()) {
             Some(status) => Ok(status),
-            None => Err(died(ended, timeout, &console)),
+            None => Err(watch::failure(ended, &console)),
         }
     }
 
     fn qemu(&self, script: &Path, console: &Path, interactive: bool) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args([
-            "-accel",
-            "tcg,thread=single",
-            "-cpu",
-            "max,-erms,-fsrm",
-            "-M",
-            "q35",
-            "-m",
-            "9G",
-            "-smp",
-            "1",
-        ])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .arg("-kernel")
-        .arg(&self.kernel)
-        .arg("-initrd")
-        .arg(&self.initrd)
-        .arg("-append")
-        .arg(format!("{CMDLINE} kiwi.job={} kiwi.tty={}", script.display(), u8::from(interactive)))
-        .arg("-serial")
-        .arg(format!("file:{}", console.display()))
-        .args(["-chardev", "stdio,id=job,signal=off", "-serial", "chardev:job"])
-        .args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,multidevs=remap"]);
+        let mut qemu = self.emulator(&self.initrd, console, "9G");
+        qemu.arg("-append")
+            .arg(format!("{CMDLINE} kiwi.job={} kiwi.tty={}", script.display(), u8::from(interactive)))
+            .args(["-chardev", "stdio,id=job,signal=off", "-serial", "chardev:job"])
+            .args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,multidevs=remap"]);
         qemu
     }
-}
 
-fn wait(child: &mut Child, timeout: Duration) -> bool {
-    let deadline = Instant::now() + timeout;
-    loop {
-        match child.try_wait() {
-            Ok(Some(_)) | Err(_) => return true,
-            Ok(None) if Instant::now() >= deadline => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return false;
-            }
-            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
-        }
+    /// The emulated machine, without a command line or a second serial port yet.
+    fn emulator(&self, initrd: &Path, console: &Path, memory: &str) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm", "-M", "q35", "-smp", "1"])
+            .args(["-m", memory, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(initrd)
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()));
+        qemu
     }
-}
 
-fn died(ended: bool, timeout: Duration, console: &Path) -> Error {
-    let mut text = String::new();
-    if let Ok(mut file) = File::open(console) {
-        let _ = file.read_to_string(&mut text);
+    /// An empty folder for one run.
+    fn fresh(&self, what: &str) -> Result<PathBuf> {
+        let run = self.home.join(format!("{what}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&run);
+        fs::create_dir_all(&run).doing(format_args!("making {}", run.display()))?;
+        Ok(run)
     }
-    let last: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(15).collect();
-    let tail: String = last.iter().rev().map(|l| format!("\n  {l}")).collect();
-    let what = if ended { "died".to_owned() } else { format!("hung for {} s", timeout.as_secs()) };
-    Error::new(format!("THE TEST BED {what} without the command's status. Its console ended with:{tail}"))
+
+    fn tree(&self) -> Result<ModuleTree> {
+        ModuleTree::open(&self.source.modules, &self.source.release).doing("reading the bed's modules")
+    }
 }
 
 /// The shell script that the L1 runs in this machine's root.
@@ -213,6 +197,7 @@ $b mount -t tmpfs run /mnt/run; $b mkdir -m 1777 /mnt/run/tmp
 $b mount -t debugfs debugfs /sys/kernel/debug; $b mount -t tracefs tracefs /sys/kernel/tracing
 for word in $($b cat /proc/cmdline); do case $word in kiwi.job=*) job=${word#*=};; kiwi.tty=*) tty=${word#*=};; esac; done
 $b ip link set lo up
+(n=0; while $b sleep 2; do n=$((n+1)); echo BEAT $n; done) &
 [ "$tty" = 1 ] && mode="sane" || mode="raw -echo"
 $b stty -F /dev/ttyS1 115200 $mode
 $b setsid $b chroot /mnt /bin/sh -c "exec /bin/sh '$job' <>/dev/ttyS1 >&0 2>&0"
@@ -223,17 +208,27 @@ $b poweroff -f
 
 fn initrd_of(tree: &ModuleTree) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
-    archive.file("init", 0o755, INIT);
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|p| fs::read(p).ok());
-    archive.file("bin/busybox", 0o755, busybox.ok_or_else(|| Error::new("busybox is not installed"))?);
+    archive.file("init", 0o755, INIT.replace("BEAT", watch::BEAT));
+    archive.file("bin/busybox", 0o755, busybox()?);
     archive.char_device("dev/console", (5, 1));
+    add_modules(&mut archive, tree, &MODULES)?;
+    archive.to_bytes().doing("writing the bed's initrd")
+}
+
+fn busybox() -> Result<Vec<u8>> {
+    let found = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| fs::read(path).ok());
+    found.ok_or_else(|| Error::new("busybox is not installed"))
+}
+
+/// Adds `wanted` with all they need, and the order in which to insert them.
+fn add_modules(archive: &mut Archive, tree: &ModuleTree, wanted: &[&str]) -> Result<()> {
     let mut order = String::new();
-    for module in tree.closure(MODULES).doing("finding the bed's modules")? {
+    for module in tree.closure(wanted.iter().copied()).doing("finding the bed's modules")? {
         order += &format!("{}.ko\n", module.name);
         archive.file(&format!("lib/modules/{}.ko", module.name), 0o644, module.content);
     }
     archive.file("lib/modules/order", 0o644, order);
-    archive.to_bytes().doing("writing the bed's initrd")
+    Ok(())
 }
 
 /// Writes a file only where its content changes.
@@ -245,10 +240,25 @@ pub(crate) fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 impl Job {
-    /// Runs the job on this machine.
-    pub(crate) fn here(&self) -> Result<()> {
+    /// Runs the job on this machine; its exit status.
+    fn here(&self) -> Result<u8> {
         let (program, rest) =
             self.words.split_first().ok_or_else(|| Error::new("there is nothing to run"))?;
-        host::run(Command::new(program).args(rest).envs(self.env.iter().map(|(n, v)| (n, v))))
+        let mut command = Command::new(program);
+        command.args(rest).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let status = command.status().doing(format_args!("starting {}", program.display()))?;
+        let by_signal = || Error::new(format!("{} ended with {status}", program.display()));
+        status.code().and_then(|code| u8::try_from(code).ok()).ok_or_else(by_signal)
     }
+}
+
+/// Runs `job` on this machine where its KVM runs guests, else in the bed; its exit status.
+pub(crate) fn run_anywhere(job: &Job, limit: Duration) -> Result<u8> {
+    if std::env::var_os(INSIDE).is_none()
+        && let Err(why) = host::runs_guests()?
+    {
+        println!("{why}; using the test bed");
+        return Bed::prepare()?.run(job, limit);
+    }
+    job.here()
 }

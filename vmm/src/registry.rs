@@ -6,13 +6,14 @@ use std::path::PathBuf;
 
 use devices::rate::Rates;
 use devices::virtio::VirtioDevice;
+use devices::virtio::balloon::{self, Balloon};
 use devices::virtio::block::{Block, Disk, Options};
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
 use vsock::Vsock;
 
 use crate::builder::BuildError;
-use crate::config::{ConsoleTarget, DiskConfig, VmConfig};
+use crate::config::{BalloonConfig, ConsoleTarget, DiskConfig, VmConfig};
 use crate::inherit;
 use crate::plug::Plug;
 
@@ -32,6 +33,7 @@ const KINDS: &[Kind] = &[
     Kind { count: |config| config.rng.iter().count(), make: rng },
     Kind { count: |config| config.vsock.iter().count(), make: vsock },
     Kind { count: |config| config.disks.len(), make: disks },
+    Kind { count: |config| config.balloon.iter().count(), make: balloon },
 ];
 
 /// How many devices `config` asks for.
@@ -99,6 +101,15 @@ fn disk(config: &DiskConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, B
     let disk = disk.map_err(|why| BuildError::Disk { name, why })?;
     let device = Block::new(disk, queues, rates, &plug.confinement);
     Ok(Box::new(device.map_err(BuildError::host("make a thread"))?))
+}
+
+fn balloon(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    let Some(BalloonConfig { size, deflate_on_oom, free_page_reporting }) = config.balloon else {
+        return Ok(Vec::new());
+    };
+    let options = balloon::Options { deflate_on_oom, free_page_reporting };
+    let device = Balloon::new(size, options, &plug.confinement).map_err(BuildError::host("make a thread"))?;
+    Ok(vec![Box::new(device)])
 }
 
 fn open_error(what: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> BuildError {

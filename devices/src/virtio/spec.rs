@@ -10,6 +10,8 @@ pub mod device {
     pub const CONSOLE: u32 = 3;
     /// 5.4
     pub const ENTROPY: u32 = 4;
+    /// 5.5
+    pub const BALLOON: u32 = 5;
     /// 5.10
     pub const VSOCK: u32 = 19;
 }

@@ -33,6 +33,11 @@ const FLAGS: &[Flag] = &[
         Value::Texts("DISK"),
         "A disk, once for each: path=FILE[,readonly=on][,direct=on]... [none]",
     ),
+    Flag(
+        "balloon",
+        Value::Text("WORD"),
+        "Memory given back: on, off, size=SIZE[,deflate_on_oom=on]... [off]",
+    ),
     Flag("transport", Value::Text("WORD"), "How virtio devices are attached: pci, mmio [pci]"),
     Flag("seccomp", Value::Text("WORD"), "System call filters: on, off, log [on]"),
     Flag("config", Value::Path("FILE"), "A machine in JSON; flags override it"),

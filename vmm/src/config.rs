@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use file::{FileError, parse, read};
-pub use net::VsockConfig;
+pub use net::{Mac, NetConfig, NoMac, VhostMode, VsockConfig};
 
 /// A whole machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct VmConfig {
     pub console: Option<ConsoleTarget>,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
+    /// Network devices.
+    pub nets: Vec<NetConfig>,
     /// The socket device; absent means no such device.
     pub vsock: Option<VsockConfig>,
     /// How virtio devices are attached.

@@ -19,6 +19,7 @@ use crate::config::VmConfig;
 pub use files::FileFault;
 pub use host::{HostFault, kvm};
 pub use machine::ConfigFault;
+pub use net::NetFault;
 
 /// All the faults of one phase.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::net;
+use super::net::{self, NetFault};
 use crate::config::{ConsoleTarget, VmConfig};
 
 /// What a configuration breaks.
@@ -74,6 +74,9 @@ pub enum ConfigFault {
     /// A context id that no guest can have.
     #[error("the context id {0} is no guest's; --vsock cid= takes 3 to 4294967294, unique on this host")]
     Cid(u32),
+    /// A network device that contradicts itself.
+    #[error(transparent)]
+    Net(NetFault),
     /// Standard input, output or error for a device.
     #[error(
         "descriptor {0} cannot be a device's: 0, 1 and 2 are standard input, output and error; give one from 3 on"
@@ -101,6 +104,7 @@ pub(super) const RULES: &[Rule] = &[
     cmdline_fits,
     cmdline_has_no_nul,
     net::the_cid_is_a_guests,
+    net::network_devices_are_sound,
     net::descriptors_are_not_the_standard_ones,
     net::descriptors_have_one_use,
 ];

@@ -59,6 +59,12 @@ pub enum BuildError {
     /// A descriptor that was to be inherited is not there.
     #[error(transparent)]
     Inherit(#[from] crate::inherit::InheritError),
+    /// There is no tap to be had.
+    #[error(transparent)]
+    Tap(#[from] virtio_net::TapError),
+    /// There is no network device on it.
+    #[error(transparent)]
+    Net(#[from] virtio_net::NetError),
     /// There is no socket device to be had.
     #[error(transparent)]
     Vsock(#[from] vsock::VsockError),

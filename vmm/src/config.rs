@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use disk::DiskConfig;
 pub use file::{FileError, parse, read};
-pub use net::VsockConfig;
+pub use net::{Mac, NetConfig, NoMac, VhostMode, VsockConfig};
 
 /// A whole machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct VmConfig {
     pub console: Option<ConsoleTarget>,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
+    /// Network devices.
+    pub nets: Vec<NetConfig>,
     /// The socket device; absent means no such device.
     pub vsock: Option<VsockConfig>,
     /// Disks, in the order in which the guest finds them.

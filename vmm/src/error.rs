@@ -107,9 +107,12 @@ impl From<BuildError> for Error {
             BuildError::Console(devices::chardev::ChardevError::Host(_)) => Self::Host(error.into()),
             BuildError::Console(_) | BuildError::Open { .. } | BuildError::Slots => Self::Usage(error.into()),
             BuildError::Inherit(_) => Self::Usage(error.into()),
+            BuildError::Tap(why) if why.is_callers() => Self::Usage(why.into()),
+            BuildError::Net(why) if why.is_callers() => Self::Usage(why.into()),
             BuildError::Vsock(why) if why.is_callers() => Self::Usage(why.into()),
             BuildError::Disk { ref why, .. } => Self::of_disk(why)(error.into()),
-            BuildError::Ram(_) | BuildError::Host { .. } | BuildError::Vsock(_) => Self::Host(error.into()),
+            BuildError::Ram(_) | BuildError::Host { .. } => Self::Host(error.into()),
+            BuildError::Tap(_) | BuildError::Net(_) | BuildError::Vsock(_) => Self::Host(error.into()),
         }
     }
 }

@@ -17,9 +17,11 @@ use std::fmt;
 
 use crate::config::VmConfig;
 
+pub use disk::DiskFault;
 pub use files::FileFault;
 pub use host::{HostFault, kvm};
 pub use machine::ConfigFault;
+pub use net::NetFault;
 
 /// All the faults of one phase.
 #[derive(Debug)]

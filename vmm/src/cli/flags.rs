@@ -11,7 +11,7 @@ enum Value {
     Path(&'static str),
     /// Text in UTF-8.
     Text(&'static str),
-    /// The same, as often as one likes.
+    /// Text in UTF-8, and the flag may be given again.
     Texts(&'static str),
 }
 
@@ -27,6 +27,7 @@ const FLAGS: &[Flag] = &[
     Flag("serial", Value::Text("TARGET"), "COM1: off, null, tty, stdio, pty, file=PATH, socket=PATH [null]"),
     Flag("console", Value::Text("TARGET"), "The virtio console (hvc0), targets as above [off]"),
     Flag("rng", Value::Text("WORD"), "The virtio entropy device: on, off, src=PATH [off]"),
+    Flag("net", Value::Texts("TAP"), "A network device: tap=NAME or fd=N, and more; may be repeated [none]"),
     Flag("vsock", Value::Text("CID"), "Sockets between host and guest: cid=3[,fd=N] [none]"),
     Flag(
         "disk",

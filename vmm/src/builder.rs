@@ -176,10 +176,13 @@ fn start_creating<'scope>(
     scope: &'scope Scope<'scope, '_>,
     kvm: &'scope Kvm,
 ) -> Result<ScopedJoinHandle<'scope, Result<Vm, KvmError>>, BuildError> {
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .stack_size(STACK)
         .spawn_scoped(scope, || Vm::new(kvm))
-        .map_err(BuildError::host("start a thread"))
+        .map_err(BuildError::host("start a thread"))?;
+    // On a host with no idle processor it would not run before this thread's time slice is over.
+    thread::yield_now();
+    Ok(thread)
 }
 
 fn finished<T>(thread: ScopedJoinHandle<'_, Result<T, KvmError>>) -> Result<T, KvmError> {

@@ -17,6 +17,7 @@ use std::fmt;
 
 use crate::config::VmConfig;
 
+pub use disk::DiskFault;
 pub use files::FileFault;
 pub use host::{HostFault, kvm};
 pub use machine::ConfigFault;

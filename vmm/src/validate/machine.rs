@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::disk;
+use super::disk::{self, DiskFault};
 use super::net;
 use crate::config::{ConsoleTarget, VmConfig};
 
@@ -83,23 +83,9 @@ pub enum ConfigFault {
     /// One descriptor for two purposes.
     #[error("descriptor {0} is given twice; each needs one of its own")]
     DescriptorTwice(i32),
-    /// A disk of nothing, or of two things.
-    #[error("a disk is a file or a device, or a descriptor of one; write --disk path=PATH or --disk fd=N")]
-    DiskSource,
-    /// Standard input, output or error as a disk.
-    #[error(
-        "descriptor {0} cannot be a disk: 0, 1 and 2 are standard input, output and error; give one from 3 on"
-    )]
-    DiskDescriptor(i32),
-    /// Too few or too many queues.
-    #[error("a disk has 1 to 32 queues, not {0}; more than the machine has CPUs are of no use")]
-    DiskQueues(u16),
-    /// A serial number that no driver could read.
-    #[error("a disk's serial number has {0} bytes; a guest reads at most 20")]
-    DiskSerial(usize),
-    /// A limit that would stop the disk.
-    #[error("a disk with bw=0 or ops=0 would never do anything; leave the limit out")]
-    DiskLimit,
+    /// A disk that is none.
+    #[error(transparent)]
+    Disk(#[from] DiskFault),
     /// A balloon that would leave the guest nothing.
     #[error(
         "a balloon of {balloon} MiB leaves a guest of {memory} MiB too little; make it at least 64 MiB smaller"

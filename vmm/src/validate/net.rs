@@ -13,7 +13,8 @@ pub(super) fn the_cid_is_a_guests(config: &VmConfig) -> Option<ConfigFault> {
 
 /// Descriptors by what they are for.
 fn descriptors(config: &VmConfig) -> impl Iterator<Item = i32> {
-    config.vsock.iter().filter_map(|vsock| vsock.fd)
+    let disks = config.disks.iter().filter_map(|disk| disk.fd);
+    config.vsock.iter().filter_map(|vsock| vsock.fd).chain(disks)
 }
 
 pub(super) fn descriptors_are_not_the_standard_ones(config: &VmConfig) -> Option<ConfigFault> {

@@ -3,10 +3,10 @@
 use super::ConfigFault;
 use crate::config::{DiskConfig, VmConfig};
 
-/// What a disk's configuration breaks.
+/// What a disk breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiskFault {
-    /// A disk of nothing, or of two things.
+    /// Nothing, or two things.
     #[error("a disk is a file or a device, or a descriptor of one; write --disk path=PATH or --disk fd=N")]
     Source,
     /// Too few or too many queues.

@@ -86,9 +86,9 @@ pub enum ConfigFault {
     /// One descriptor for two purposes.
     #[error("descriptor {0} is given twice; each needs one of its own")]
     DescriptorTwice(i32),
-    /// A disk that contradicts itself.
+    /// A disk that is none.
     #[error(transparent)]
-    Disk(DiskFault),
+    Disk(#[from] DiskFault),
     /// A balloon that would leave the guest nothing.
     #[error(
         "a balloon of {balloon} MiB leaves a guest of {memory} MiB too little; make it at least 64 MiB smaller"

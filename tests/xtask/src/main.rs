@@ -11,6 +11,7 @@ mod image;
 mod kernels;
 mod lint;
 mod measure;
+mod network;
 mod suite;
 
 use std::process::ExitCode;

@@ -9,6 +9,7 @@
 //! a folder with a guest image a kernel, and `KIWI_EXAMPLES`, the folder of the vmm crate's examples. A test that finds none fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says what it expects by failing
 
+pub mod net;
 pub mod peer;
 mod terminal;
 mod threads;

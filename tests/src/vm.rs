@@ -20,6 +20,8 @@ pub struct TestVm {
     serial: String,
     flags: Vec<String>,
     files: Vec<(String, PathBuf)>,
+    before: Vec<String>,
+    deadline: Duration,
     scratch: tempfile::TempDir,
 }
 
@@ -39,6 +41,8 @@ impl TestVm {
             serial: "stdio".to_owned(),
             flags: Vec::new(),
             files: Vec::new(),
+            before: Vec::new(),
+            deadline: DEADLINE,
             scratch: crate::scratch(),
         }
     }
@@ -84,6 +88,24 @@ impl TestVm {
         self
     }
 
+    /// Longer than a boot may take, for a guest with much to do.
+    pub fn within(mut self, seconds: u64) -> Self {
+        self.deadline = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Words before the program's own, of a command that becomes it.
+    pub fn by(mut self, words: &[&str]) -> Self {
+        self.before = words.iter().map(|w| (*w).to_owned()).collect();
+        self
+    }
+
+    /// More of such words.
+    pub fn by_also(mut self, words: &[&str]) -> Self {
+        self.before.extend(words.iter().map(|w| (*w).to_owned()));
+        self
+    }
+
     /// A program of the host's, to be found in the guest at `place`, without a slash in front.
     pub fn program(mut self, place: &str, path: impl Into<PathBuf>) -> Self {
         self.files.push((place.to_owned(), path.into()));
@@ -109,7 +131,7 @@ impl TestVm {
     /// Boots, waits for the end, and checks that nothing is left behind.
     pub fn run(self) -> Outcome {
         let child = self.start();
-        let outcome = wait(child, DEADLINE);
+        let outcome = wait(child, self.deadline);
         let left: Vec<_> = fs::read_dir(self.scratch.path())
             .expect("the scratch folder can be listed")
             .filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()))
@@ -126,14 +148,23 @@ impl TestVm {
         vmm.spawn().expect("vmm starts")
     }
 
-    /// Boots; the machine ends with the value at the latest.
-    pub fn launch(self) -> Running {
-        Running { child: Some(self.start()), _vm: self }
+    /// Boots; what the guest says can be waited for, and the machine ends with the value at the latest.
+    pub fn launch(mut self) -> Running {
+        let console = self.scratch.path().join("console.txt");
+        self.serial = format!("file={}", console.display());
+        Running { child: Some(self.start()), console, vm: self }
     }
 
     /// The command line, for who starts it in a way of its own.
     pub fn words(&self) -> Command {
-        let mut vmm = Command::new(crate::vmm());
+        let mut vmm = match self.before.split_first() {
+            None => Command::new(crate::vmm()),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(crate::vmm());
+                command
+            }
+        };
         vmm.arg("--kernel").arg(&self.kernel);
         if let Some(initrd) = self.packed() {
             vmm.arg("--initrd").arg(initrd);
@@ -187,14 +218,38 @@ impl TestVm {
 #[derive(Debug)]
 pub struct Running {
     child: Option<Child>,
+    /// Where the guest's words go.
+    console: PathBuf,
     /// Its folder holds what it boots from.
-    _vm: TestVm,
+    vm: TestVm,
 }
 
 impl Running {
     /// The process.
     pub fn id(&self) -> u32 {
         self.child.as_ref().expect("it is at work").id()
+    }
+
+    /// All that the guest has said.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the guest says `words`, or the machine ends, which fails the test.
+    pub fn wait_for(&mut self, words: &str) {
+        let end = Instant::now() + self.vm.deadline;
+        while !self.said().contains(words) {
+            let child = self.child.as_mut().expect("it is at work");
+            let over = child.try_wait().expect("the child can be waited for").is_some();
+            assert!(!over && Instant::now() < end, "the guest never said {words:?} but: {}", self.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the guest says `words`, and ends it.
+    pub fn end_when(mut self, words: &str) -> Outcome {
+        self.wait_for(words);
+        self.end()
     }
 
     /// Ends it in order, by a signal.
@@ -211,7 +266,9 @@ impl Running {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Outcome {
-        wait(self.child.take().expect("it is at work"), DEADLINE)
+        let mut outcome = wait(self.child.take().expect("it is at work"), self.vm.deadline);
+        outcome.output = self.said();
+        outcome
     }
 
     fn signal(self, signal: nix::sys::signal::Signal) -> Outcome {
@@ -225,7 +282,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
-            println!("a machine was still at work: {}", wait(child, DEADLINE));
+            println!("a machine was still at work: {}{}", wait(child, DEADLINE), self.said());
         }
     }
 }

@@ -254,3 +254,25 @@ fn nonblocking(file: &File) -> io::Result<()> {
     fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_of_something_else_is_refused_by_its_number() {
+        let null = File::open("/dev/null").expect("a file");
+        let refused = Tap::inherit(vec![(9, null)]).expect_err("no tap");
+        assert_eq!(refused.to_string(), "descriptor 9 is no tap");
+        assert!(refused.is_callers());
+    }
+
+    #[test]
+    fn an_interface_that_is_no_tap_is_told_from_a_tap() {
+        let einval = || io::Error::from_raw_os_error(libc::EINVAL);
+        assert_eq!(refused("lo", einval()).to_string(), "the network interface lo is no tap");
+        let eperm = io::Error::from_raw_os_error(libc::EPERM);
+        assert!(matches!(refused("no-such-tap", eperm), TapError::Missing(_)));
+        assert!(matches!(refused("no-such-tap", einval()), TapError::Host { .. }));
+    }
+}

@@ -7,6 +7,8 @@
 //! peer sink ADDRESS             reads each connection to its end and answers with length and digest, for ever
 //! peer call ADDRESS N BYTES     N connections at once, each of which has BYTES echoed
 //! peer ping ADDRESS N           has 64 bytes echoed N times, one after the other
+//! peer datagrams IP:PORT        gives back what comes over UDP, for ever
+//! peer volley IP:PORT N BYTES   has N datagrams of BYTES given back, one after the other
 //! peer send ADDRESS BYTES       sends BYTES to a sink and compares what it answers
 //! ```
 //! An address is `vsock:CID:PORT`, `tcp:IP:PORT` (`tcp:[IP]:PORT`).
@@ -16,7 +18,7 @@ mod sys;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::thread;
@@ -207,6 +209,47 @@ pub fn ping(mut connection: File, n: usize) {
     }
 }
 
+/// Gives back each datagram that comes to `at`, for ever.
+pub fn datagrams(at: &str) {
+    let socket = UdpSocket::bind(at).expect("the address is free");
+    let mut bytes = vec![0; BUFFER];
+    loop {
+        let (len, from) = socket.recv_from(&mut bytes).expect("a datagram");
+        // Whoever sent it may be gone.
+        let _ = socket.send_to(&bytes[..len], from);
+    }
+}
+
+/// Has `n` datagrams of `len` bytes given back by `to`, one after the other. One that is lost is sent again: a network
+/// may lose datagrams, but not for ever.
+pub fn volley(to: &str, n: usize, len: usize) {
+    let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any).expect("a port");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    socket.connect(to).expect("an address");
+    let (mut sent, mut came) = (vec![0; len], vec![0; BUFFER]);
+    let mut pattern = Pattern::new(len as u64);
+    let mut again = 30;
+    for _ in 0..n {
+        pattern.fill(&mut sent);
+        loop {
+            let back = socket.send(&sent).and_then(|_| socket.recv(&mut came));
+            match back {
+                Ok(back) if came[..back] == sent => break,
+                // One of those sent twice.
+                Ok(back) => assert_eq!(back, len, "a datagram of another length"),
+                Err(why) => {
+                    assert!(again > 0, "{to}: {why}");
+                    again -= 1;
+                    if why.kind() == std::io::ErrorKind::ConnectionRefused {
+                        thread::sleep(Duration::from_millis(100));
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Does what `words` say, as the program `peer`.
 pub fn run(words: &[&str]) {
     let number = |text: &str| text.parse().expect("a number");
@@ -215,6 +258,8 @@ pub fn run(words: &[&str]) {
         ["sink", address] => Address::parse(address).serve(sink),
         ["call", address, n, len] => call(&Address::parse(address), number(n), number(len)),
         ["ping", address, n] => ping(Address::parse(address).reach(), number(n)),
+        ["datagrams", at] => datagrams(at),
+        ["volley", to, n, len] => volley(to, number(n), number(len)),
         ["send", address, len] => send(Address::parse(address).reach(), number(len)),
         _ => panic!("peer does not know {words:?}"),
     }

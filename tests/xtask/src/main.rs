@@ -13,6 +13,7 @@ mod kernels;
 mod lint;
 mod matrix;
 mod measure;
+mod network;
 mod soak;
 mod suite;
 

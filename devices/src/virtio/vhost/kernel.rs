@@ -74,13 +74,14 @@ impl Backend {
         }
     }
 
-    /// Whether `node` is of this kind: each kind has a request that the other refuses.
+    /// Whether `node` is of this kind: each kind has a request that the other does not know. One that it knows may
+    /// fail, for there are no rings yet; switching off what is not on changes nothing.
     fn is_kind_of(&self, node: &File) -> bool {
-        match self {
-            // Not running yet, so this changes nothing.
-            Self::Vsock(_) => sys::set_running(node, false).is_ok(),
-            Self::Net(_) => sys::set_net_backend(node, 0, None).is_ok(),
-        }
+        let asked = match self {
+            Self::Vsock(_) => sys::set_running(node, false),
+            Self::Net(_) => sys::set_net_backend(node, 0, None),
+        };
+        !asked.is_err_and(|why| why.raw_os_error() == Some(libc::ENOTTY))
     }
 
     fn set_up(&self, node: &File) -> io::Result<()> {

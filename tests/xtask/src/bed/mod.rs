@@ -44,8 +44,22 @@ impl Testbed {
 }
 
 /// What the L1 needs: network, file sharing, nested virtualization, devices for tests of disks.
-const MODULES: [&str; 9] =
-    ["virtio_pci", "9p", "9pnet_virtio", "kvm_amd", "tun", "vhost_net", "vhost_vsock", "loop", "dm_mod"];
+const MODULES: [&str; 13] = [
+    "virtio_pci",
+    "9p",
+    "9pnet_virtio",
+    "kvm_amd",
+    "tun",
+    "vhost_net",
+    "vhost_vsock",
+    "loop",
+    "dm_mod",
+    // A pod's network: a pair of devices, and packets redirected between one of them and a tap.
+    "veth",
+    "sch_ingress",
+    "cls_u32",
+    "act_mirred",
+];
 
 /// The L1's own command line. One emulated CPU: with two, a guest hangs now and then.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -18,6 +19,7 @@ pub struct TestVm {
     command: Option<Vec<String>>,
     serial: String,
     flags: Vec<String>,
+    files: Vec<(String, PathBuf)>,
     scratch: tempfile::TempDir,
 }
 
@@ -36,6 +38,7 @@ impl TestVm {
             command: None,
             serial: "stdio".to_owned(),
             flags: Vec::new(),
+            files: Vec::new(),
             scratch: crate::scratch(),
         }
     }
@@ -74,6 +77,24 @@ impl TestVm {
         self
     }
 
+    /// Another value for a flag that is given already.
+    pub fn replace_flag(mut self, name: &str, value: &str) -> Self {
+        let at = self.flags.iter().position(|flag| flag == name).expect("a flag that is given");
+        value.clone_into(self.flags.get_mut(at + 1).expect("a flag has a value"));
+        self
+    }
+
+    /// A program of the host's, to be found in the guest at `place`, without a slash in front.
+    pub fn program(mut self, place: &str, path: impl Into<PathBuf>) -> Self {
+        self.files.push((place.to_owned(), path.into()));
+        self
+    }
+
+    /// The test's own program ([`crate::peer`]), the guest's command `peer`.
+    pub fn peer(self) -> Self {
+        self.program("bin/peer", crate::peer::program())
+    }
+
     /// What the guest runs.
     pub fn command(mut self, argv: &[&str]) -> Self {
         self.command = Some(argv.iter().map(|w| (*w).to_owned()).collect());
@@ -103,6 +124,11 @@ impl TestVm {
         let mut vmm = self.words();
         vmm.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         vmm.spawn().expect("vmm starts")
+    }
+
+    /// Boots; the machine ends with the value at the latest.
+    pub fn launch(self) -> Running {
+        Running { child: Some(self.start()), _vm: self }
     }
 
     /// The command line, for who starts it in a way of its own.
@@ -138,8 +164,69 @@ impl TestVm {
         let mut bytes = fs::read(base).expect("the initrd can be read");
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes.extend(guest::command_segment(argv, &[]).expect("a command"));
+        if !self.files.is_empty() {
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(self.archive());
+        }
         fs::write(&path, bytes).expect("the initrd can be written");
         Some(path)
+    }
+}
+
+impl TestVm {
+    fn archive(&self) -> Vec<u8> {
+        let mut archive = guest::Archive::new();
+        for (place, path) in &self.files {
+            archive.file(place, 0o755, fs::read(path).expect("the program can be read"));
+        }
+        archive.to_bytes().expect("an archive")
+    }
+}
+
+/// A machine at work. A test that fails ends it, and what it said is printed.
+#[derive(Debug)]
+pub struct Running {
+    child: Option<Child>,
+    /// Its folder holds what it boots from.
+    _vm: TestVm,
+}
+
+impl Running {
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it is at work").id()
+    }
+
+    /// Ends it in order, by a signal.
+    pub fn end(self) -> Outcome {
+        let outcome = self.signal(nix::sys::signal::Signal::SIGTERM);
+        outcome.assert_ended_by(15);
+        outcome
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(self) {
+        self.signal(nix::sys::signal::Signal::SIGKILL);
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Outcome {
+        wait(self.child.take().expect("it is at work"), DEADLINE)
+    }
+
+    fn signal(self, signal: nix::sys::signal::Signal) -> Outcome {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(self.id()).expect("a process id"));
+        nix::sys::signal::kill(id, signal).expect("it is there");
+        self.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            println!("a machine was still at work: {}", wait(child, DEADLINE));
+        }
     }
 }
 
@@ -167,12 +254,29 @@ impl Outcome {
         self
     }
 
+    /// Fails the test unless signal `n` ended the process: in order, or by default where it came that early.
+    pub fn assert_ended_by(&self, n: i32) -> &Self {
+        let by_default = self.status.signal() == Some(n);
+        assert!(by_default || self.status.code() == Some(128 + n), "{self}");
+        self
+    }
+
     /// Fails the test unless standard error is one sentence with all of `words`.
     pub fn assert_sentence(&self, words: &[&str]) -> &Self {
         assert!(!self.errors.contains("panicked") && !self.errors.contains("bug"), "{self}");
         assert!(self.errors.starts_with("vmm: ") && self.errors.lines().count() == 1, "{self}");
         assert!(words.iter().all(|w| self.errors.contains(w)), "wants {words:?}: {self}");
         self
+    }
+}
+
+impl Outcome {
+    /// How often vCPUs came back to `vmm`, by the boot report that `--report json` wrote.
+    pub fn returns_to_userspace(&self) -> u64 {
+        let report: serde_json::Value =
+            serde_json::from_str(&self.errors).expect("a report and nothing else");
+        let spans = report["spans"].as_array().expect("spans");
+        spans.iter().map(|span| span["exits"]["to_userspace"].as_u64().expect("a count")).sum()
     }
 }
 
@@ -212,9 +316,9 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     told
 }
 
-/// Waits until `what` holds; fails the test, saying `what`'s name, when it does not within half a minute.
+/// Waits until `what` holds; fails the test, saying `what`'s name, when a boot would be taken for hung.
 pub fn until(name: &str, mut what: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + DEADLINE;
     while !what() {
         assert!(Instant::now() < end, "waited in vain until {name}");
         std::thread::sleep(Duration::from_millis(5));

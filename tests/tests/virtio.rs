@@ -27,6 +27,15 @@ fn a_commands_output_comes_over_the_virtio_console_alone() {
 }
 
 #[test]
+fn the_first_output_is_a_milestone_of_the_boot_report() {
+    let vm = on_the_console("pci").flag("--report", "json");
+    let outcome = vm.command(&["echo", "to the host"]).run();
+    outcome.assert_status(0);
+    assert_eq!(outcome.output, "to the host\n", "{outcome}");
+    assert!(outcome.errors.contains("first_console_byte"), "{outcome}");
+}
+
+#[test]
 fn a_lot_of_output_arrives_whole() {
     both(|transport| {
         let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use devices::virtio::VirtioDevice;
+use devices::virtio::block::DiskError;
 use kvm_ioctls::Kvm;
 
 use crate::acpi;
@@ -55,6 +56,26 @@ pub enum BuildError {
     /// A console's backend is not to be had.
     #[error(transparent)]
     Console(#[from] devices::chardev::ChardevError),
+    /// A descriptor that was to be inherited is not there.
+    #[error(transparent)]
+    Inherit(#[from] crate::inherit::InheritError),
+    /// There is no tap to be had.
+    #[error(transparent)]
+    Tap(#[from] virtio_net::TapError),
+    /// There is no network device on it.
+    #[error(transparent)]
+    Net(#[from] virtio_net::NetError),
+    /// There is no socket device to be had.
+    #[error(transparent)]
+    Vsock(#[from] vsock::VsockError),
+    /// A disk is none, or not to be had.
+    #[error("the disk {name} cannot be used: {why}")]
+    Disk {
+        /// Its path or descriptor.
+        name: String,
+        /// What is wrong with it.
+        why: DiskError,
+    },
     /// Two devices want one address: a bug of ours.
     #[error(transparent)]
     Bus(#[from] devices::bus::BusError),

@@ -19,7 +19,7 @@ use super::chain::Chain;
 use super::queue::{Queue, QueueError};
 use super::{Activation, Profile, Progress, StartError, VirtioDevice, spec};
 use crate::chardev::{Chardev, InputEnd, Output};
-use crate::confine::Confinement;
+use crate::confine::{Call, Confinement};
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
 use crate::worker::{Events, Work, Worker};
@@ -57,6 +57,9 @@ pub struct Console {
     worker: Worker<Carrying>,
 }
 
+/// Beside what a worker does: whoever hears of the first output may read counters then, as a boot report does.
+const CALLS: [Call; 1] = [Call::Any(libc::SYS_pread64)];
+
 /// Both ends of the chardev.
 struct Ends {
     output: Box<dyn Output>,
@@ -75,7 +78,7 @@ impl Console {
         // EAGAIN: it has been told.
         input.on_input(move || drop(tell.write(1)));
         let ends = Some(Ends { output: chardev.output(), input, typed });
-        Ok(Self { size, ends, worker: Worker::new("console", &[], confinement)? })
+        Ok(Self { size, ends, worker: Worker::new("console", &CALLS, confinement)? })
     }
 }
 

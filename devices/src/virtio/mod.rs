@@ -8,12 +8,15 @@
 //! 5. Reset or unplug: [`VirtioDevice::stop`] returns when no thread touches guest memory any more.
 //!    Then again from 2.
 
+pub mod balloon;
+pub mod block;
 pub mod chain;
 pub mod console;
 pub mod queue;
 pub mod rng;
 pub mod spec;
 pub mod transport;
+pub mod vhost;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;

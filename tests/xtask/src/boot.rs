@@ -27,6 +27,9 @@ pub(crate) struct Boot {
     /// How virtio devices are attached: pci or mmio
     #[arg(long, default_value = "pci")]
     transport: String,
+    /// A disk for the guest, a raw image or a block device; may be given again
+    #[arg(long, value_name = "FILE")]
+    disk: Vec<PathBuf>,
     /// Show the kernel's console on standard error instead of keeping it in a log
     #[arg(long)]
     show_console: bool,
@@ -99,6 +102,13 @@ impl Boot {
         put("--rng", "on".into());
         for (flag, target) in self.consoles() {
             put(flag, target);
+        }
+        for disk in &self.disk {
+            // Quoted, for a name may have commas.
+            let mut path = OsString::from("path=\"");
+            path.push(disk);
+            path.push("\"");
+            put("--disk", path);
         }
         words.push("--guest-status".into());
         words

@@ -55,6 +55,8 @@ impl Test {
 
     fn integration(&self) -> Result<Vec<Outcome>> {
         println!("==> integration tests");
+        // What tests of disks look at images with.
+        host::need(&[("e2fsck", "e2fsprogs"), ("dmsetup", "dmsetup"), ("losetup", "mount")])?;
         let executables = build::integration_tests()?;
         let report = host::target().join("testbed").join("results");
         std::fs::create_dir_all(host::target().join("testbed")).doing("making the bed's folder")?;

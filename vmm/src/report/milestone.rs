@@ -67,7 +67,7 @@ impl Milestone {
             Self::KernelLoaded => "the kernel is loaded",
             Self::VcpusReady => "devices and vCPUs are in place",
             Self::FirstEntry => "the guest was entered",
-            Self::FirstConsoleByte => "the kernel printed to a console",
+            Self::FirstConsoleByte => "the guest printed to a console",
             Self::InitEntered => "init runs",
             Self::ModulesLoaded => "init has loaded its modules",
             Self::Marker => "init runs its command",
@@ -80,6 +80,9 @@ impl Milestone {
         match self {
             // An init of somebody else's may set no marks, or only the last one.
             Self::ModulesLoaded | Self::Marker if before < Self::InitEntered => "kernel and init",
+            // On a quiet boot the kernel prints nothing.
+            Self::FirstConsoleByte if before >= Self::Marker => "the command, until it prints",
+            Self::FirstConsoleByte if before >= Self::InitEntered => "init, until it prints",
             Self::End if before < Self::Marker => "what the guest did then",
             Self::Exec => "",
             Self::Parsed => "exec, read and check words",

@@ -164,17 +164,17 @@ fn a_long_command_does_not_squeeze_the_boot_out_of_the_picture() {
 }
 
 #[test]
-#[ignore = "draws a sample for a person to look at, into the folder named by SAMPLES"]
-fn samples() {
-    let dir = std::path::PathBuf::from(std::env::var_os("SAMPLES").unwrap());
-    std::fs::write(dir.join("boot.svg"), svg::draw(&report())).unwrap();
-    std::fs::write(dir.join("boot.txt"), text::draw(&report())).unwrap();
-}
-
-#[test]
 fn an_init_that_sets_only_the_last_mark_is_not_blamed_for_the_kernels_time() {
     let mut report = report();
     report.reached.retain(|r| !matches!(r.milestone, Milestone::InitEntered | Milestone::ModulesLoaded));
     let spans = report.spans();
     assert_eq!(spans.iter().find(|s| s.to == Milestone::Marker).unwrap().work(), "kernel and init");
+}
+
+#[test]
+fn what_prints_first_on_a_quiet_boot_is_named_by_when_it_does() {
+    let name = |before| Milestone::FirstConsoleByte.work_since(before);
+    assert_eq!(name(Milestone::FirstEntry), "kernel, until it prints");
+    assert_eq!(name(Milestone::ModulesLoaded), "init, until it prints");
+    assert_eq!(name(Milestone::Marker), "the command, until it prints");
 }

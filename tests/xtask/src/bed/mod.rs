@@ -43,8 +43,9 @@ impl Testbed {
     }
 }
 
-/// What the L1 needs: network, file sharing, nested virtualization.
-const MODULES: [&str; 7] = ["virtio_pci", "9p", "9pnet_virtio", "kvm_amd", "tun", "vhost_net", "vhost_vsock"];
+/// What the L1 needs: network, file sharing, nested virtualization, devices for tests of disks.
+const MODULES: [&str; 9] =
+    ["virtio_pci", "9p", "9pnet_virtio", "kvm_amd", "tun", "vhost_net", "vhost_vsock", "loop", "dm_mod"];
 
 /// The L1's own command line. One emulated CPU: with two, a guest hangs now and then.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";

@@ -260,7 +260,7 @@ fn the_lines_shown_end_with_the_panic_and_not_with_its_registers() {
 fn the_diagnosis_prints_phase_lines_cause_and_cure() {
     let text = panic(include_str!("samples/init-exited.txt")).to_string();
     assert!(
-        text.starts_with("the guest's kernel panicked (init-died)\n  phase reached: the kernel printed"),
+        text.starts_with("the guest's kernel panicked (init-died)\n  phase reached: the guest printed"),
         "{text}"
     );
     assert!(text.contains("\n  last console lines:\n    | ["), "{text}");

@@ -44,9 +44,12 @@ impl Recording {
         }
         write("events/kvm/kvm_pio/trigger", MARK)?;
         write("tracing_on", "1")?;
-        let recording = Self(());
-        write("trace_marker", "start")?;
-        Ok(recording)
+        Ok(Self(()))
+    }
+
+    /// Marks the instant from which time is counted.
+    pub(crate) fn mark_start(&self) -> io::Result<()> {
+        write("trace_marker", "start")
     }
 
     /// What was recorded.

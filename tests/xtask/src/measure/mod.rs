@@ -36,6 +36,9 @@ pub(crate) struct Measure {
     /// Another vmm binary to compare with, on the same kernel
     #[arg(long)]
     against: Option<std::path::PathBuf>,
+    /// More words for our VMM, as a subject of its own: --with '--rng on --transport mmio'
+    #[arg(long, allow_hyphen_values = true)]
+    with: Vec<String>,
     /// Another command line than the default, for all
     #[arg(long)]
     cmdline: Option<String>,
@@ -74,6 +77,7 @@ impl Measure {
             short: self.short,
             only: self.only.clone(),
             against: self.against.clone(),
+            with: self.with.clone(),
             cmdline: self.cmdline.clone(),
         };
         let mut lines = Vec::new();

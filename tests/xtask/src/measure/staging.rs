@@ -18,6 +18,7 @@ pub(super) struct Wanted {
     pub(super) short: bool,
     pub(super) only: Option<String>,
     pub(super) against: Option<PathBuf>,
+    pub(super) with: Vec<String>,
     pub(super) cmdline: Option<String>,
 }
 
@@ -93,6 +94,11 @@ pub(super) fn load(wanted: &Wanted) -> Result<Load> {
     if let Some(other) = &wanted.against {
         load.copy(other, OTHER_VMM, 0o755)?;
         plan.subjects.push(Subject::kiwi(OTHER, Path::new(OTHER_VMM), &guest(&cloud)));
+    }
+    for more in &wanted.with {
+        let mut subject = Subject::kiwi(&format!("kiwi {more}"), Path::new(VMM), &guest(&cloud));
+        subject.words.extend(more.split_whitespace().map(str::to_owned));
+        plan.subjects.push(subject);
     }
     if !wanted.short {
         let (generic, xz) = kernel(&mut load, &mut plan, Flavour::Generic61, "generic")?;

@@ -29,6 +29,10 @@ pub(crate) struct Programs {
 
 /// Builds the VMM, the guest's init and the builder of guest images for release.
 pub(crate) fn programs() -> Result<Programs> {
+    let dir = release();
+    if !dir.join("vmm").exists() {
+        eprintln!("xtask: building our programs, which takes some minutes the first time");
+    }
     // One form of the command for all, or features are resolved anew and everything is built twice.
     host::run(cargo().args([
         "build",
@@ -41,7 +45,6 @@ pub(crate) fn programs() -> Result<Programs> {
         "--package",
         "guest",
     ]))?;
-    let dir = release();
     Ok(Programs { vmm: dir.join("vmm"), init: dir.join("guest-init"), image: dir.join("guest-image") })
 }
 

@@ -373,9 +373,9 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     told
 }
 
-/// Waits until `what` holds; fails the test, saying `what`'s name, when it does not within half a minute.
+/// Waits until `what` holds; fails the test, saying `what`'s name, when a boot would be taken for hung.
 pub fn until(name: &str, mut what: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + DEADLINE;
     while !what() {
         assert!(Instant::now() < end, "waited in vain until {name}");
         std::thread::sleep(Duration::from_millis(5));

@@ -15,7 +15,7 @@ const ECHO: [&str; 3] = ["sh", "-c", "echo here we are; read word; echo got $wor
 fn end(child: Child) -> Outcome {
     let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
     assert!(killed.success());
-    wait(child, Duration::from_secs(30))
+    wait(child, Duration::from_secs(60))
 }
 
 /// Reads until `words` have come.

@@ -3,6 +3,7 @@
 //! Text (flags, JSON) becomes a [`VmConfig`] in the command line's own module; rules are checked in one place
 //! before anything is built. Every field has a default, so `VmConfig::default()` plus a kernel is a machine.
 
+mod disk;
 mod file;
 mod net;
 mod size;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use disk::DiskConfig;
 pub use file::{FileError, parse, read};
 pub use net::{Mac, NetConfig, NoMac, VhostMode, VsockConfig};
 
@@ -34,6 +36,10 @@ pub struct VmConfig {
     pub nets: Vec<NetConfig>,
     /// The socket device; absent means no such device.
     pub vsock: Option<VsockConfig>,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskConfig>,
+    /// The balloon; absent means no such device.
+    pub balloon: Option<BalloonConfig>,
     /// How virtio devices are attached.
     pub transport: Transport,
     /// Whether each thread confines itself to the system calls it needs.
@@ -123,6 +129,19 @@ impl Default for RngConfig {
     fn default() -> Self {
         Self { src: PathBuf::from("/dev/urandom") }
     }
+}
+
+/// The balloon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BalloonConfig {
+    /// How much memory the guest shall give back from the start, in bytes. JSON may say it in words.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub size: u64,
+    /// The guest may take memory back when it runs out of it.
+    pub deflate_on_oom: bool,
+    /// The guest reports pages that it has no use for, which are given back too.
+    pub free_page_reporting: bool,
 }
 
 /// How virtio devices are attached.

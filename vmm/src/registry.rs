@@ -2,16 +2,20 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use devices::rate::Rates;
 use devices::virtio::VirtioDevice;
+use devices::virtio::balloon::{self, Balloon};
+use devices::virtio::block::{self, Block, Disk};
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
 use virtio_net::{Net, Options, Tap, Vhost};
 use vsock::Vsock;
 
 use crate::builder::BuildError;
-use crate::config::{ConsoleTarget, NetConfig, VhostMode, VmConfig};
+use crate::config::{BalloonConfig, ConsoleTarget, DiskConfig, NetConfig, VhostMode, VmConfig};
 use crate::inherit::{self, InheritError};
 use crate::plug::Plug;
 
@@ -31,6 +35,8 @@ const KINDS: &[Kind] = &[
     Kind { count: |config| config.rng.iter().count(), make: rng },
     Kind { count: |config| config.nets.len(), make: nets },
     Kind { count: |config| config.vsock.iter().count(), make: vsock },
+    Kind { count: |config| config.disks.len(), make: disks },
+    Kind { count: |config| config.balloon.iter().count(), make: balloon },
 ];
 
 /// How many devices `config` asks for.
@@ -107,6 +113,38 @@ fn vsock(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> 
         Some(fd) => Vsock::from_file(vsock.cid, inherit::take(fd)?, &plug.confinement)?,
         None => Vsock::open(vsock.cid, &plug.confinement)?,
     };
+    Ok(vec![Box::new(device)])
+}
+
+fn disks(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    config.disks.iter().map(|config| disk(config, plug)).collect()
+}
+
+fn disk(config: &DiskConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, BuildError> {
+    let DiskConfig { readonly, direct, ref serial, queues, .. } = *config;
+    let options = block::Options { readonly, direct, serial: serial.clone() };
+    let rates = Rates {
+        bytes: config.bw.and_then(NonZeroU64::new),
+        operations: config.ops.and_then(NonZeroU64::new),
+    };
+    let (name, disk) = match (&config.path, config.fd) {
+        (None, Some(fd)) => (format!("descriptor {fd}"), Disk::new(inherit::take(fd)?, &options)),
+        (path, _) => {
+            let path = path.clone().unwrap_or_default();
+            (path.display().to_string(), Disk::open(&path, &options))
+        }
+    };
+    let disk = disk.map_err(|why| BuildError::Disk { name, why })?;
+    let device = Block::new(disk, queues, rates, &plug.confinement);
+    Ok(Box::new(device.map_err(BuildError::host("make a thread"))?))
+}
+
+fn balloon(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    let Some(BalloonConfig { size, deflate_on_oom, free_page_reporting }) = config.balloon else {
+        return Ok(Vec::new());
+    };
+    let options = balloon::Options { deflate_on_oom, free_page_reporting };
+    let device = Balloon::new(size, options, &plug.confinement).map_err(BuildError::host("make a thread"))?;
     Ok(vec![Box::new(device)])
 }
 

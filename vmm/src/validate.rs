@@ -7,6 +7,7 @@
 //! Contract: nothing is created, no file is waited for, nothing is read but a file's metadata. The host may change
 //! afterwards, so whoever opens a file or maps memory still answers for what it finds.
 
+mod disk;
 mod files;
 mod host;
 mod machine;
@@ -16,6 +17,7 @@ use std::fmt;
 
 use crate::config::VmConfig;
 
+pub use disk::DiskFault;
 pub use files::FileFault;
 pub use host::{HostFault, kvm};
 pub use machine::ConfigFault;

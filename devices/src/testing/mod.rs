@@ -6,6 +6,7 @@
 pub mod conformance;
 mod face;
 mod ring;
+pub mod script;
 
 use std::io;
 use std::sync::{Arc, Mutex};

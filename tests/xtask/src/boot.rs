@@ -31,6 +31,9 @@ pub(crate) struct Boot {
     /// Give the guest a network: a namespace and a tap of its own, gone with it; needs root
     #[arg(long)]
     net: bool,
+    /// A disk for the guest, a raw image or a block device; may be given again
+    #[arg(long, value_name = "FILE")]
+    disk: Vec<PathBuf>,
     /// Show the kernel's console on standard error instead of keeping it in a log
     #[arg(long)]
     show_console: bool,
@@ -109,6 +112,13 @@ impl Boot {
         put("--rng", "on".into());
         for (flag, target) in self.consoles() {
             put(flag, target);
+        }
+        for disk in &self.disk {
+            // Quoted, for a name may have commas.
+            let mut path = OsString::from("path=\"");
+            path.push(disk);
+            path.push("\"");
+            put("--disk", path);
         }
         words.push("--guest-status".into());
         words

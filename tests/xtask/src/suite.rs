@@ -1,10 +1,10 @@
 //! `cargo xtask test`: everything that must hold, in the order in which it fails fastest.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::bed::{Bed, INSIDE, Job};
+use crate::bed::{self, Job};
 use crate::build;
 use crate::error::{Doing, Error, Result};
 use crate::kernels::{self, Flavour};
@@ -20,6 +20,8 @@ pub(crate) struct Test {
 
 /// How long all integration tests together may take in the bed.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
+/// How long one of them may take: several boots, on a machine with other things to do.
+const EACH: Duration = Duration::from_secs(180);
 
 impl Test {
     pub(crate) fn run(self) -> Result<u8> {
@@ -53,53 +55,55 @@ impl Test {
 
     fn integration(&self) -> Result<Vec<Outcome>> {
         println!("==> integration tests");
-        let programs = build::programs()?;
+        // What tests of disks look at images with.
+        host::need(&[("e2fsck", "e2fsprogs"), ("dmsetup", "dmsetup"), ("losetup", "mount")])?;
         let executables = build::integration_tests()?;
-        let minimal = build::example("minimal")?;
-        let assets = host::target().join("guest");
-        for flavour in Flavour::ALL {
-            let source = kernels::debian(flavour)?;
-            boot::image(&source, &programs, &assets)?;
-            let link = assets.join(flavour.name());
-            let _ = std::fs::remove_file(&link);
-            std::os::unix::fs::symlink(&source.release, &link).doing("naming an image")?;
-            let vmlinuz = assets.join(&source.release).join("vmlinuz");
-            let _ = std::fs::remove_file(&vmlinuz);
-            std::os::unix::fs::symlink(&source.kernel, &vmlinuz).doing("naming a kernel")?;
-        }
         let report = host::target().join("testbed").join("results");
         std::fs::create_dir_all(host::target().join("testbed")).doing("making the bed's folder")?;
         let _ = std::fs::remove_file(&report);
-        let job = self.job(&executables, &report);
-        let job = job.env("KIWI_VMM", programs.vmm).env("KIWI_ASSETS", assets);
-        let job = job.env("KIWI_EXAMPLES", minimal.with_file_name("")).env("RUST_BACKTRACE", "0");
-        self.start(&job)?;
+        bed::run_anywhere(&with_assets(self.job(&executables, &report))?, LIMIT)?;
         outcomes(&std::fs::read_to_string(&report).doing("reading the tests' results")?)
     }
 
-    fn start(&self, job: &Job) -> Result<()> {
-        if std::env::var_os(INSIDE).is_none()
-            && let Err(why) = host::runs_guests()?
-        {
-            println!("{why}; using the test bed");
-            Bed::prepare()?.run(job, LIMIT)?;
-            return Ok(());
-        }
-        job.here()
-    }
-
-    /// One shell line: every test executable in turn, what each says kept beside the results.
-    fn job(&self, executables: &[PathBuf], report: &std::path::Path) -> Job {
+    /// Every test in a process of its own with a deadline of its own, so that one that hangs is named and ends alone.
+    fn job(&self, executables: &[PathBuf], report: &Path) -> Job {
         let filter = self.only.clone().unwrap_or_default();
-        let script = r#"report=$1 filter=$2; shift 2
-for t in "$@"; do "$t" --test-threads=1 $filter 2>&1; echo "end $?"; done | tee "$report.part"
+        let script = r#"report=$1 filter=$2 limit=$3; shift 3
+for t in "$@"; do
+  "$t" --list --format terse $filter | sed -n 's/: test$//p' >"$report.list"
+  while read -r name <&3; do
+    echo "want $name"
+    timeout -k 10 "$limit" "$t" --exact "$name" --test-threads=1 2>&1; status=$?
+    [ $status = 124 ] && { echo; echo "$name hung: it took longer than $limit s and was ended"; }
+    echo "end $status"
+  done 3<"$report.list"
+done | tee "$report.part"
 mv "$report.part" "$report""#;
         let mut words: Vec<OsString> = ["sh", "-c", script, "tests"].map(OsString::from).to_vec();
         words.push(report.into());
-        words.push(filter.into());
+        words.extend([filter, EACH.as_secs().to_string()].map(OsString::from));
         words.extend(executables.iter().map(OsString::from));
         Job::new(words)
     }
+}
+
+/// `job`, told where the programs and images are that tests use. All are made first.
+pub(crate) fn with_assets(job: Job) -> Result<Job> {
+    let programs = build::programs()?;
+    let minimal = build::example("minimal")?;
+    let assets = host::target().join("guest");
+    for flavour in Flavour::ALL {
+        let source = kernels::debian(flavour)?;
+        boot::image(&source, &programs, &assets)?;
+        let link = assets.join(flavour.name());
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&source.release, &link).doing("naming an image")?;
+        let vmlinuz = assets.join(&source.release).join("vmlinuz");
+        let _ = std::fs::remove_file(&vmlinuz);
+        std::os::unix::fs::symlink(&source.kernel, &vmlinuz).doing("naming a kernel")?;
+    }
+    let job = job.env("KIWI_VMM", programs.vmm).env("KIWI_ASSETS", assets);
+    Ok(job.env("KIWI_EXAMPLES", minimal.with_file_name("")).env("RUST_BACKTRACE", "0"))
 }
 
 fn step(failed: &mut Vec<&'static str>, name: &'static str, work: impl FnOnce() -> Result<()>) {
@@ -128,18 +132,24 @@ struct Outcome {
     ok: bool,
 }
 
-/// Reads libtest's lines. Every executable must have come to its end, and a status without failures of its own
-/// is a failure too.
+/// Reads the job's lines and libtest's between them. A test that was wanted and did not say "ok" has failed, and so has
+/// one whose process ended badly all the same; one that is ignored is for another command and counts nowhere.
 fn outcomes(text: &str) -> Result<Vec<Outcome>> {
-    let mut found = Vec::new();
+    let mut found: Vec<Outcome> = Vec::new();
     for line in text.lines().map(str::trim) {
-        if let Some((name, result)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
-            found.push(Outcome { name: name.to_owned(), ok: result == "ok" });
+        if let Some(name) = line.strip_prefix("want ") {
+            found.push(Outcome { name: name.to_owned(), ok: false });
+        } else if let Some((_, result)) = line.strip_prefix("test ").and_then(|l| l.rsplit_once(" ... ")) {
+            match found.last_mut() {
+                Some(_) if result.starts_with("ignored") => _ = found.pop(),
+                Some(last) => last.ok = result == "ok",
+                None => {}
+            }
         } else if let Some(status) = line.strip_prefix("end ")
             && status != "0"
-            && found.iter().all(|t| t.ok)
+            && let Some(last) = found.last_mut()
         {
-            found.push(Outcome { name: format!("a test executable (status {status})"), ok: false });
+            last.ok = false;
         }
     }
     if found.is_empty() {
@@ -153,17 +163,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crashed_executable_is_a_failure_though_no_test_of_it_failed() {
-        let all = outcomes("test a ... ok\nend 0\ntest b ... ok\nend 139\n").expect("some ran");
-        assert_eq!(all.iter().filter(|t| !t.ok).count(), 1);
+    fn a_process_that_ends_badly_has_failed_though_its_test_said_ok() {
+        let all = outcomes("want a\ntest a ... ok\nend 0\nwant b\ntest b ... ok\nend 139\n").expect("ran");
+        assert_eq!(all.iter().filter(|t| !t.ok).map(|t| t.name.as_str()).collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]
     fn results_are_told_from_other_lines() {
-        let all = outcomes("running 2 tests\r\ntest boots ... ok\r\ntest resets ... FAILED\r\nend 101\r\n")
-            .expect("ran");
-        assert_eq!(all.len(), 2);
-        assert!(!all[1].ok);
+        let text = "want boots\r\nrunning 1 test\r\ntest boots ... ok\r\nend 0\r\nwant resets\r\n\
+                    test resets ... FAILED\r\nend 101\r\n";
+        let all = outcomes(text).expect("ran");
+        assert_eq!(all.iter().map(|t| t.ok).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn a_test_that_hung_or_never_said_anything_has_failed() {
+        let all =
+            outcomes("want a\ntest a ... \na hung: it took long\nend 124\nwant b\nend 0\n").expect("ran");
+        assert!(all.len() == 2 && all.iter().all(|t| !t.ok));
+    }
+
+    #[test]
+    fn an_ignored_test_is_neither_passed_nor_failed() {
+        let all =
+            outcomes("want a\ntest a ... ok\nend 0\nwant b\ntest b ... ignored, long\nend 0\n").expect("ran");
+        assert_eq!(all.len(), 1);
     }
 
     #[test]

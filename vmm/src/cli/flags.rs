@@ -29,6 +29,16 @@ const FLAGS: &[Flag] = &[
     Flag("rng", Value::Text("WORD"), "The virtio entropy device: on, off, src=PATH [off]"),
     Flag("net", Value::Texts("TAP"), "A network device: tap=NAME or fd=N, and more; may be repeated [none]"),
     Flag("vsock", Value::Text("CID"), "Sockets between host and guest: cid=3[,fd=N] [none]"),
+    Flag(
+        "disk",
+        Value::Texts("DISK"),
+        "A disk, once for each: path=FILE[,readonly=on][,direct=on]... [none]",
+    ),
+    Flag(
+        "balloon",
+        Value::Text("WORD"),
+        "Memory given back: on, off, size=SIZE[,deflate_on_oom=on]... [off]",
+    ),
     Flag("transport", Value::Text("WORD"), "How virtio devices are attached: pci, mmio [pci]"),
     Flag("seccomp", Value::Text("WORD"), "System call filters: on, off, log [on]"),
     Flag("config", Value::Path("FILE"), "A machine in JSON; flags override it"),

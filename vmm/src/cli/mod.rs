@@ -127,6 +127,12 @@ fn machine(matches: &ArgMatches, config: &mut VmConfig) -> Result<(), GrammarErr
     if let Some(vsock) = text(matches, "vsock") {
         config.vsock = Some(grammar::vsock(vsock)?);
     }
+    if let Some(disks) = matches.get_many::<String>("disk") {
+        config.disks = disks.map(|disk| grammar::disk(disk)).collect::<Result<_, _>>()?;
+    }
+    if let Some(balloon) = text(matches, "balloon") {
+        config.balloon = grammar::balloon(balloon)?;
+    }
     if let Some(transport) = text(matches, "transport") {
         config.transport = grammar::transport(transport)?;
     }

@@ -89,7 +89,8 @@ fn is_name(name: &str) -> bool {
 /// Descriptors by what they are for.
 fn descriptors(config: &VmConfig) -> impl Iterator<Item = i32> {
     let nets = config.nets.iter().flat_map(|net| net.fd.iter().chain(&net.vhostfd)).copied();
-    config.vsock.iter().filter_map(|vsock| vsock.fd).chain(nets)
+    let disks = config.disks.iter().filter_map(|disk| disk.fd);
+    config.vsock.iter().filter_map(|vsock| vsock.fd).chain(nets).chain(disks)
 }
 
 pub(super) fn descriptors_are_not_the_standard_ones(config: &VmConfig) -> Option<ConfigFault> {
@@ -156,6 +157,8 @@ mod tests {
         assert_eq!(descriptors_have_one_use(&config), Some(ConfigFault::DescriptorTwice(7)));
         config.vsock = None;
         assert_eq!(descriptors_have_one_use(&config), None);
+        config.disks = vec![crate::grammar::disk("fd=8").unwrap()];
+        assert_eq!(descriptors_have_one_use(&config), Some(ConfigFault::DescriptorTwice(8)));
     }
 
     #[test]

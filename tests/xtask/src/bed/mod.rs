@@ -43,8 +43,8 @@ impl Testbed {
     }
 }
 
-/// What the L1 needs: network, file sharing, nested virtualization.
-const MODULES: [&str; 11] = [
+/// What the L1 needs: network, file sharing, nested virtualization, devices for tests of disks.
+const MODULES: [&str; 13] = [
     "virtio_pci",
     "9p",
     "9pnet_virtio",
@@ -52,6 +52,8 @@ const MODULES: [&str; 11] = [
     "tun",
     "vhost_net",
     "vhost_vsock",
+    "loop",
+    "dm_mod",
     // A pod's network: a pair of devices, and packets redirected between one of them and a tap.
     "veth",
     "sch_ingress",
@@ -252,10 +254,25 @@ pub(crate) fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 impl Job {
-    /// Runs the job on this machine.
-    pub(crate) fn here(&self) -> Result<()> {
+    /// Runs the job on this machine; its exit status.
+    fn here(&self) -> Result<u8> {
         let (program, rest) =
             self.words.split_first().ok_or_else(|| Error::new("there is nothing to run"))?;
-        host::run(Command::new(program).args(rest).envs(self.env.iter().map(|(n, v)| (n, v))))
+        let mut command = Command::new(program);
+        command.args(rest).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let status = command.status().doing(format_args!("starting {}", program.display()))?;
+        let by_signal = || Error::new(format!("{} ended with {status}", program.display()));
+        status.code().and_then(|code| u8::try_from(code).ok()).ok_or_else(by_signal)
     }
+}
+
+/// Runs `job` on this machine where its KVM runs guests, else in the bed; its exit status.
+pub(crate) fn run_anywhere(job: &Job, limit: Duration) -> Result<u8> {
+    if std::env::var_os(INSIDE).is_none()
+        && let Err(why) = host::runs_guests()?
+    {
+        println!("{why}; using the test bed");
+        return Bed::prepare()?.run(job, limit);
+    }
+    job.here()
 }

@@ -15,6 +15,7 @@ use benches::Line;
 use crate::bed::{Bed, Clock};
 use crate::error::{Doing, Error, Result};
 use crate::host;
+pub(crate) use staging::default_cmdline;
 use table::Results;
 
 /// Measure boots of our VMM and of QEMU in the test bed, on the instruction clock.
@@ -29,6 +30,9 @@ pub(crate) struct Measure {
     /// Only the 6.1 cloud kernel as ELF
     #[arg(long)]
     short: bool,
+    /// Only subjects whose name contains this
+    #[arg(long)]
+    only: Option<String>,
     /// Another vmm binary to compare with, on the same kernel
     #[arg(long)]
     against: Option<std::path::PathBuf>,
@@ -68,6 +72,7 @@ impl Measure {
             clock,
             explain: count.then_some(self.explain),
             short: self.short,
+            only: self.only.clone(),
             against: self.against.clone(),
             cmdline: self.cmdline.clone(),
         };

@@ -5,8 +5,12 @@ use std::os::fd::AsRawFd;
 use std::sync::Once;
 use std::thread;
 
+use devices::confine::Confinement;
+use devices::testing::conformance::conforms;
 use tests::net::{HOST, POD, Pod, TAP, run};
 use tests::peer::{self, Address};
+use tests::threads;
+use virtio_net::{Net, Options, Tap, Vhost};
 
 /// How much a transfer moves; emulated hardware would need an hour for all of them at 200 MiB, which is what
 /// `KIWI_NET_BYTES=209715200` has them move.
@@ -257,5 +261,32 @@ fn a_tap_of_another_users_and_a_missing_one_say_what_to_do() {
         ),
     ] {
         dropped(keys).assert_status(69).assert_sentence(&[words]);
+    }
+}
+
+#[test]
+fn every_thread_of_the_devices_has_a_filter() {
+    let pod = Pod::new();
+    for (vhost, names) in [("on", &["net0", "vsock"][..]), ("off", &["net0", "net0-0", "net0-1", "vsock"])] {
+        let keys = format!("tap={TAP},queues=2,vhost={vhost}");
+        let mut vm = pod.guest(&keys, "echo up; sleep 1000").flag("--vsock", "cid=31").launch();
+        vm.wait_for("up");
+        let all = threads(vm.id());
+        for name in names {
+            assert!(all.iter().any(|thread| thread.name == *name), "no thread {name} in {all:?}");
+        }
+        assert!(all.iter().all(|thread| thread.seccomp() == 2), "{all:?}");
+        vm.end();
+    }
+}
+
+#[test]
+fn net_keeps_the_rules_of_virtio_when_the_kernel_works_its_queues() {
+    for queues in [1, 2] {
+        conforms(|| {
+            let taps = Tap::open("conforms", queues, None).expect("a tap");
+            let options = Options { mac: [2, 0, 0, 0, 0, 9], mtu: None, offload: true, vhost: Vhost::On };
+            Box::new(Net::new(0, taps, options, &Confinement::none()).expect("the host has vhost-net"))
+        });
     }
 }

@@ -58,6 +58,10 @@ pub trait Work: Send + 'static {
 
     /// Serves the event registered as `token`. `Break`: there is nothing more to be done until the device is reset.
     fn ready(&mut self, token: u64, events: &Events) -> ControlFlow<()>;
+
+    /// The work is over, whatever ended it: called once after [`Work::register`] went well, on the thread, before the
+    /// work is given back. For what only this thread may do.
+    fn over(&mut self) {}
 }
 
 /// What every worker asks of the kernel: to wait for events, and to read those that are counters.
@@ -209,6 +213,7 @@ fn serve<W: Work>(desk: &Desk<W>, stop: &EventFd) {
         drop(state);
         desk.changed.notify_all();
         run(&mut work, &events);
+        work.over();
         desk.put(State::Over(work));
     }
 }

@@ -19,6 +19,7 @@ pub struct TestVm {
     command: Option<Vec<String>>,
     serial: String,
     flags: Vec<String>,
+    mounts: Vec<guest::Mount>,
     scratch: tempfile::TempDir,
 }
 
@@ -37,6 +38,7 @@ impl TestVm {
             command: None,
             serial: "stdio".to_owned(),
             flags: Vec::new(),
+            mounts: Vec::new(),
             scratch: crate::scratch(),
         }
     }
@@ -72,6 +74,13 @@ impl TestVm {
     /// A flag with its value.
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Has the guest mount the share `tag` at `place` before it runs its command.
+    pub fn mount(mut self, tag: &str, place: &str) -> Self {
+        let (kind, source, place) = ("virtiofs".to_owned(), tag.to_owned(), place.to_owned());
+        self.mounts.push(guest::Mount { kind, source, place });
         self
     }
 
@@ -138,7 +147,9 @@ impl TestVm {
         }
         let mut bytes = fs::read(base).expect("the initrd can be read");
         bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(guest::command_segment(argv, &[]).expect("a command"));
+        let (argv, mounts) = (argv.clone(), self.mounts.clone());
+        let command = guest::Command { argv, mounts, ..guest::Command::default() };
+        bytes.extend(command.segment().expect("a command"));
         fs::write(&path, bytes).expect("the initrd can be written");
         Some(path)
     }

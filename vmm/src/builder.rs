@@ -53,6 +53,12 @@ pub enum BuildError {
     /// A console's backend is not to be had.
     #[error(transparent)]
     Console(#[from] devices::chardev::ChardevError),
+    /// A descriptor that was to be inherited is not there.
+    #[error(transparent)]
+    Inherit(#[from] crate::inherit::InheritError),
+    /// A directory cannot be shared.
+    #[error(transparent)]
+    Fs(#[from] virtio_fs::device::FsError),
     /// Two devices want one address: a bug of ours.
     #[error(transparent)]
     Bus(#[from] devices::bus::BusError),
@@ -95,7 +101,7 @@ impl VmBuilder {
         let files = open_files(&config)?;
         let kvm = kvm::open()?;
         let vm = Vm::new(&kvm)?;
-        let (ram, mapping) = ram::map(&config.memory)?;
+        let (ram, mapping) = ram::map(&config.ram())?;
         // Memory before the interrupt controllers: with an APIC present every slot change waits for readers.
         vm.map_ram(&ram)?;
         recorder.reach(Milestone::VmCreated);

@@ -4,6 +4,7 @@
 //! before anything is built. Every field has a default, so `VmConfig::default()` plus a kernel is a machine.
 
 mod file;
+mod fs;
 mod size;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use file::{FileError, parse, read};
+pub use fs::FsConfig;
 
 /// A whole machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,8 @@ pub struct VmConfig {
     pub console: Option<ConsoleTarget>,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
+    /// Directories of the host, each served by a daemon of its own.
+    pub fs: Vec<FsConfig>,
     /// How virtio devices are attached.
     pub transport: Transport,
     /// Whether each thread confines itself to the system calls it needs.
@@ -35,6 +39,13 @@ pub struct VmConfig {
     /// Seconds without a sign of life (console byte, boot mark) before init runs its command, after which the
     /// machine is ended and the boot doctor is asked; 0 for no limit.
     pub silence: u32,
+}
+
+impl VmConfig {
+    /// Guest memory as the devices need it: one that another process serves needs it shared.
+    pub fn ram(&self) -> MemoryConfig {
+        MemoryConfig { shared: self.memory.shared || !self.fs.is_empty(), ..self.memory }
+    }
 }
 
 /// Kernel, initrd and command line.

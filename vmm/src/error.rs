@@ -93,7 +93,8 @@ impl From<BuildError> for Error {
             BuildError::Ram(RamError::Layout(_)) => Self::Bug(error.into()),
             BuildError::Console(devices::chardev::ChardevError::Host(_)) => Self::Host(error.into()),
             BuildError::Console(_) | BuildError::Open { .. } | BuildError::Slots => Self::Usage(error.into()),
-            BuildError::Ram(_) | BuildError::Host { .. } => Self::Host(error.into()),
+            BuildError::Inherit(_) => Self::Usage(error.into()),
+            BuildError::Ram(_) | BuildError::Host { .. } | BuildError::Fs(_) => Self::Host(error.into()),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod exit;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod grammar;
+mod inherit;
 mod kvm;
 mod machine;
 mod plug;
@@ -31,6 +32,7 @@ pub use builder::{BuildError, VmBuilder};
 pub use config::VmConfig;
 pub use error::{Error, sentence};
 pub use exit::Exit;
+pub use inherit::InheritError;
 pub use kvm::KvmError;
 pub use machine::Machine;
 pub use ram::RamError;

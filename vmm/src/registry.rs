@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use devices::virtio::VirtioDevice;
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
+use virtio_fs::device::{Fs, Share};
 
 use crate::builder::BuildError;
-use crate::config::{ConsoleTarget, VmConfig};
+use crate::config::{ConsoleTarget, FsConfig, VmConfig};
+use crate::inherit;
 use crate::plug::Plug;
 
 type Devices = Vec<Box<dyn VirtioDevice>>;
@@ -25,6 +27,7 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { count: |config| console_of(config).iter().count(), make: console },
     Kind { count: |config| config.rng.iter().count(), make: rng },
+    Kind { count: |config| config.fs.len(), make: shares },
 ];
 
 /// How many devices `config` asks for.
@@ -60,6 +63,22 @@ fn rng(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
     let source = File::open(&rng.src).map_err(open_error("the entropy source", &rng.src))?;
     let device = Rng::new(source, &plug.confinement).map_err(BuildError::host("make a thread"))?;
     Ok(vec![Box::new(device)])
+}
+
+fn shares(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    config.fs.iter().map(|fs| share(fs, plug)).collect()
+}
+
+fn share(config: &FsConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, BuildError> {
+    let share = Share { tag: config.tag.clone(), queues: config.queues, queue_size: config.queue_size };
+    let device = match (&config.socket, config.fd) {
+        (Some(path), _) => Fs::connect(share, path, &plug.confinement)?,
+        (None, fd) => {
+            let socket = inherit::take(fd.unwrap_or(-1))?;
+            Fs::from_socket(share, std::os::fd::OwnedFd::from(socket).into(), &plug.confinement)?
+        }
+    };
+    Ok(Box::new(device))
 }
 
 fn open_error(what: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> BuildError {

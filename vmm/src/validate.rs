@@ -8,6 +8,7 @@
 //! afterwards, so whoever opens a file or maps memory still answers for what it finds.
 
 mod files;
+mod fs;
 mod host;
 mod machine;
 
@@ -16,6 +17,7 @@ use std::fmt;
 use crate::config::VmConfig;
 
 pub use files::FileFault;
+pub use fs::FsFault;
 pub use host::{HostFault, kvm};
 pub use machine::ConfigFault;
 

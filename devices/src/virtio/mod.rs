@@ -10,10 +10,12 @@
 
 pub mod chain;
 pub mod console;
+mod orphans;
 pub mod queue;
 pub mod rng;
 pub mod spec;
 pub mod transport;
+pub mod vhost;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;

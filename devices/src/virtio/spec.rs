@@ -6,6 +6,8 @@ pub mod device {
     pub const CONSOLE: u32 = 3;
     /// 5.4
     pub const ENTROPY: u32 = 4;
+    /// 5.11
+    pub const FS: u32 = 26;
 }
 
 /// Device status bits (2.1).

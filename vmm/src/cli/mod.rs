@@ -120,6 +120,9 @@ fn machine(matches: &ArgMatches, config: &mut VmConfig) -> Result<(), GrammarErr
     if let Some(rng) = text(matches, "rng") {
         config.rng = grammar::rng(rng)?;
     }
+    if let Some(shares) = matches.get_many::<String>("fs") {
+        config.fs = shares.map(|share| grammar::fs(share)).collect::<Result<_, _>>()?;
+    }
     if let Some(transport) = text(matches, "transport") {
         config.transport = grammar::transport(transport)?;
     }

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::fs::{self, FsFault};
 use crate::config::{ConsoleTarget, VmConfig};
 
 /// What a configuration breaks.
@@ -70,6 +71,9 @@ pub enum ConfigFault {
     /// A command line that the kernel would stop reading.
     #[error("the kernel command line holds a NUL byte, where the kernel would stop reading it")]
     CmdlineNul,
+    /// A shared directory that cannot be.
+    #[error(transparent)]
+    Fs(#[from] FsFault),
 }
 
 type Rule = fn(&VmConfig) -> Option<ConfigFault>;
@@ -88,6 +92,7 @@ pub(super) const RULES: &[Rule] = &[
     socket_paths_fit,
     cmdline_fits,
     cmdline_has_no_nul,
+    fs::shares_can_be,
 ];
 
 const MEMORY_MIN: u64 = 64 << 20;
@@ -96,7 +101,7 @@ const CPUS_MAX: u8 = 32;
 /// `COMMAND_LINE_SIZE` of x86 without the terminator.
 const CMDLINE_MAX: usize = 2047;
 /// `sun_path` without its terminator (unix(7)).
-const SOCKET_PATH_MAX: usize = 107;
+pub(super) const SOCKET_PATH_MAX: usize = 107;
 
 fn a_kernel_is_given(config: &VmConfig) -> Option<ConfigFault> {
     config.boot.kernel.as_os_str().is_empty().then_some(ConfigFault::NoKernel)

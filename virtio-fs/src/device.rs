@@ -71,7 +71,7 @@ pub enum FsError {
         /// Why not.
         source: DaemonError,
     },
-    /// The host has no thread.
+    /// The host has no thread, or nothing to wake it.
     #[error("the host refused to make a thread: {0}")]
     Thread(io::Error),
 }
@@ -84,6 +84,8 @@ pub struct Fs {
     daemon: Option<Daemon>,
     path: Option<PathBuf>,
     deadline: Arc<Deadline>,
+    /// Here while the device is at rest: see [`Running`].
+    begin: Option<EventFd>,
     worker: Worker<Running>,
 }
 
@@ -137,7 +139,14 @@ impl Fs {
         calls.extend(ANSWER);
         calls.extend(MEET.iter().filter(|_| path.is_some()).copied());
         let worker = Worker::new("fs", &calls, confinement).map_err(FsError::Thread)?;
-        Ok(Self { share, daemon: Some(daemon), path, deadline, worker })
+        let begin = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(FsError::Thread)?;
+        Ok(Self { share, daemon: Some(daemon), path, deadline, begin: Some(begin), worker })
+    }
+
+    /// Takes back what outlives a start.
+    fn rest(&mut self, work: Running) -> Vec<Progress> {
+        (self.daemon, self.begin) = (work.daemon, Some(work.begin));
+        work.progress
     }
 
     fn config(&self) -> Vec<u8> {
@@ -185,8 +194,7 @@ impl VirtioDevice for Fs {
 
     fn start(&mut self, activation: Activation) -> Result<(), StartError> {
         let Activation { ram, features, queues, needs_reset, .. } = activation;
-        let begin = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-            .map_err(|source| StartError::Host { what: "make an eventfd", source })?;
+        let begin = self.begin.take().ok_or_else(StartError::busy)?;
         let work = Running {
             share: self.share.clone(),
             daemon: self.daemon.take(),
@@ -201,15 +209,14 @@ impl VirtioDevice for Fs {
             progress: Vec::new(),
         };
         self.worker.start(work).map_err(|(work, why)| {
-            self.daemon = work.daemon;
+            self.rest(work);
             StartError::worker(why)
         })
     }
 
     fn stop(&mut self) -> Vec<Progress> {
         let Some(work) = self.worker.stop() else { return Vec::new() };
-        self.daemon = work.daemon;
-        work.progress
+        self.rest(work)
     }
 }
 

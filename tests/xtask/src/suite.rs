@@ -72,6 +72,7 @@ impl Test {
         let _ = std::fs::remove_file(&report);
         let job = self.job(&executables, &report);
         let job = job.env("KIWI_VMM", programs.vmm).env("KIWI_ASSETS", assets);
+        let job = job.env("KIWI_VIRTIOFSD", programs.virtiofsd);
         let job = job.env("KIWI_EXAMPLES", minimal.with_file_name("")).env("RUST_BACKTRACE", "0");
         self.start(&job)?;
         outcomes(&std::fs::read_to_string(&report).doing("reading the tests' results")?)

@@ -13,6 +13,8 @@ pub mod options;
 pub mod sandbox;
 mod serve;
 mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use std::ffi::OsString;
 use std::io;

@@ -5,7 +5,7 @@
 //! outcome.assert_status(0);
 //! assert_eq!(outcome.output.trim(), "4");
 //! ```
-//! `cargo xtask test` builds what is needed and says where it is in variables: `KIWI_VMM`, the binary, `KIWI_ASSETS`,
+//! `cargo xtask test` builds what is needed and says where it is in variables: `KIWI_VMM` and `KIWI_VIRTIOFSD`, the binaries, `KIWI_ASSETS`,
 //! a folder with a guest image a kernel, and `KIWI_EXAMPLES`, the folder of the vmm crate's examples. A test that finds none fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says what it expects by failing
 
@@ -24,6 +24,11 @@ use std::path::PathBuf;
 /// The `vmm` under test.
 pub fn vmm() -> PathBuf {
     asset("KIWI_VMM")
+}
+
+/// The `kiwi-virtiofsd` under test.
+pub fn virtiofsd() -> PathBuf {
+    asset("KIWI_VIRTIOFSD")
 }
 
 /// The folder of guest images, one for each of `6.1-cloud`, `6.1-generic` and `6.12-cloud`.

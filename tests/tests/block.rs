@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::{Outcome, TestVm, until, wait};
+use tests::{Outcome, TestVm, threads, until, wait};
 
 const MIB: u64 = 1 << 20;
 
@@ -274,6 +274,8 @@ fn a_disk_is_one_machines_alone_until_that_is_killed() {
     let vm = disk(vm, &path, "");
     let first = vm.start();
     until("the first machine is up", || fs::read_to_string(&log).is_ok_and(|text| text.contains("up")));
+    let disks: Vec<_> = threads(first.id()).into_iter().filter(|t| t.name.starts_with("disk-")).collect();
+    assert!(disks.len() == 1 && disks[0].seccomp() == 2, "a confined thread for the one queue: {disks:?}");
     let second = wait(vm.start(), Duration::from_secs(30));
     second.assert_status(69).assert_sentence(&["disk.img cannot be used: another program uses it"]);
     kill(first.id(), "-KILL");

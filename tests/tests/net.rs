@@ -51,8 +51,11 @@ fn ping_tcp_and_udp_pass_both_ways_over_ipv4_and_ipv6() {
     for (vhost, transport) in WAYS {
         let pod = Pod::new();
         let mut script = guest_answers();
+        println!("vhost={vhost} over {transport}");
         for host in HOST {
-            script += &format!("ping -c 2 {host} && ping -c 2 -s 0 {host} && ping -c 2 -s 1400 {host} && ");
+            script += &format!(
+                "echo {host} && ping -c 2 {host} && ping -c 2 -s 0 {host} && ping -c 2 -s 1400 {host} && "
+            );
             script += &format!("peer call tcp:{} 3 50000 && ", at(host, ECHO));
             script += &format!(
                 "peer volley {0} 20 1 && peer volley {0} 20 1400 && peer volley {0} 3 20000 && ",
@@ -63,9 +66,12 @@ fn ping_tcp_and_udp_pass_both_ways_over_ipv4_and_ipv6() {
         let vm =
             pod.guest(&format!("tap={TAP},vhost={vhost}"), &script).flag("--transport", transport).launch();
         for ip in POD {
+            println!("the guest at {ip}");
             peer::call(&Address::Tcp(at(ip, ECHO)), 3, 50_000);
+            println!("the guest at {ip}: pings");
             run(&format!("busybox ping -c 2 {ip}"));
             run(&format!("busybox ping -c 2 -s 0 {ip}"));
+            println!("the guest at {ip}: datagrams");
             for (n, len) in [(20, 1), (20, 1400), (3, 20_000)] {
                 peer::volley(&at(ip, DATAGRAMS), n, len);
             }

@@ -26,8 +26,10 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, Backlog, Shutdown, SockFlag, SockType, VsockAddr, bind, connect, listen, shutdown, socket,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, VsockAddr, bind, connect, listen, setsockopt,
+    shutdown, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 
 pub use digest::{Digest, Pattern};
 
@@ -73,12 +75,17 @@ impl Address {
         }
     }
 
-    /// Connects, waiting for somebody to listen.
+    /// Connects, waiting for somebody to listen. A peer that is silent for long fails whoever waits for it.
     pub fn reach(&self) -> File {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             match self.connect() {
-                Ok(connection) => return connection,
+                Ok(connection) => {
+                    let patience = TimeVal::seconds(90);
+                    setsockopt(&connection, sockopt::ReceiveTimeout, &patience).expect("an option");
+                    setsockopt(&connection, sockopt::SendTimeout, &patience).expect("an option");
+                    return connection;
+                }
                 Err(why) => assert!(Instant::now() < end, "{self:?}: {why}"),
             }
             thread::sleep(Duration::from_millis(50));

@@ -20,6 +20,8 @@ pub(crate) struct Test {
 
 /// How long all integration tests together may take in the bed.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
+/// Beds that run them at the same time: an emulated processor keeps one of this machine's two busy.
+const SIDE_BY_SIDE: usize = 2;
 /// How long one of them may take: several boots, on a machine with other things to do.
 const EACH: Duration = Duration::from_secs(180);
 
@@ -58,29 +60,43 @@ impl Test {
         // What tests of disks look at images with.
         host::need(&[("e2fsck", "e2fsprogs"), ("dmsetup", "dmsetup"), ("losetup", "mount")])?;
         let executables = build::integration_tests()?;
-        let report = host::target().join("testbed").join("results");
-        std::fs::create_dir_all(host::target().join("testbed")).doing("making the bed's folder")?;
-        let _ = std::fs::remove_file(&report);
-        bed::run_anywhere(&with_assets(self.job(&executables, &report))?, LIMIT)?;
-        outcomes(&std::fs::read_to_string(&report).doing("reading the tests' results")?)
+        let home = host::target().join("testbed").join("results");
+        let _ = std::fs::remove_dir_all(&home);
+        std::fs::create_dir_all(home.join("claims")).doing(format_args!("making {}", home.display()))?;
+        let reports: Vec<PathBuf> = (0..SIDE_BY_SIDE).map(|n| home.join(n.to_string())).collect();
+        let jobs: Result<Vec<_>> = reports
+            .iter()
+            .map(|report| Ok(with_assets(self.job(&executables, report, &home))?.unattended()))
+            .collect();
+        bed::run_side_by_side(&jobs?, LIMIT)?;
+        let mut text = String::new();
+        for report in &reports {
+            text += &std::fs::read_to_string(report).doing("reading the tests' results")?;
+        }
+        let claimed = std::fs::read_dir(home.join("claims")).doing("counting the tests")?.count();
+        outcomes(&text, claimed)
     }
 
     /// Every test in a process of its own with a deadline of its own, so that one that hangs is named and ends alone.
-    fn job(&self, executables: &[PathBuf], report: &Path) -> Job {
+    /// Jobs share the tests out by making a folder for each they take, which only one of them can.
+    fn job(&self, executables: &[PathBuf], report: &Path, home: &Path) -> Job {
         let filter = self.only.clone().unwrap_or_default();
-        let script = r#"report=$1 filter=$2 limit=$3; shift 3
+        let script = r#"report=$1 home=$2 filter=$3 limit=$4; shift 4
 for t in "$@"; do
   "$t" --list --format terse $filter | sed -n 's/: test$//p' >"$report.list"
   while read -r name <&3; do
-    echo "want $name"
-    timeout -k 10 "$limit" "$t" --exact "$name" --test-threads=1 2>&1; status=$?
-    [ $status = 124 ] && { echo; echo "$name hung: it took longer than $limit s and was ended"; }
-    echo "end $status"
+    mkdir "$home/claims/$(basename "$t").$name" 2>/dev/null || continue
+    echo "want $name" >>"$report.part"
+    timeout -k 10 "$limit" "$t" --exact "$name" --test-threads=1 >"$report.one" 2>&1; status=$?
+    [ $status = 124 ] && { echo; echo "$name hung: it took longer than $limit s and was ended"; } >>"$report.one"
+    echo "end $status" >>"$report.one"
+    tee -a "$report.part" <"$report.one"
   done 3<"$report.list"
-done | tee "$report.part"
+done
+touch "$report.part"
 mv "$report.part" "$report""#;
         let mut words: Vec<OsString> = ["sh", "-c", script, "tests"].map(OsString::from).to_vec();
-        words.push(report.into());
+        words.extend([report, home].map(OsString::from));
         words.extend([filter, EACH.as_secs().to_string()].map(OsString::from));
         words.extend(executables.iter().map(OsString::from));
         Job::new(words)
@@ -135,7 +151,11 @@ struct Outcome {
 
 /// Reads the job's lines and libtest's between them. A test that was wanted and did not say "ok" has failed, and so has
 /// one whose process ended badly all the same; one that is ignored is for another command and counts nowhere.
-fn outcomes(text: &str) -> Result<Vec<Outcome>> {
+fn outcomes(text: &str, claimed: usize) -> Result<Vec<Outcome>> {
+    let wanted = text.lines().filter(|line| line.starts_with("want ")).count();
+    if wanted != claimed {
+        return Err(Error::new(format!("{claimed} integration tests were begun, and {wanted} reported")));
+    }
     let mut found: Vec<Outcome> = Vec::new();
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("want ") {
@@ -165,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_badly_has_failed_though_its_test_said_ok() {
-        let all = outcomes("want a\ntest a ... ok\nend 0\nwant b\ntest b ... ok\nend 139\n").expect("ran");
+        let all = outcomes("want a\ntest a ... ok\nend 0\nwant b\ntest b ... ok\nend 139\n", 2).expect("ran");
         assert_eq!(all.iter().filter(|t| !t.ok).map(|t| t.name.as_str()).collect::<Vec<_>>(), ["b"]);
     }
 
@@ -173,26 +193,27 @@ mod tests {
     fn results_are_told_from_other_lines() {
         let text = "want boots\r\nrunning 1 test\r\ntest boots ... ok\r\nend 0\r\nwant resets\r\n\
                     test resets ... FAILED\r\nend 101\r\n";
-        let all = outcomes(text).expect("ran");
+        let all = outcomes(text, 2).expect("ran");
         assert_eq!(all.iter().map(|t| t.ok).collect::<Vec<_>>(), [true, false]);
     }
 
     #[test]
     fn a_test_that_hung_or_never_said_anything_has_failed() {
         let all =
-            outcomes("want a\ntest a ... \na hung: it took long\nend 124\nwant b\nend 0\n").expect("ran");
+            outcomes("want a\ntest a ... \na hung: it took long\nend 124\nwant b\nend 0\n", 2).expect("ran");
         assert!(all.len() == 2 && all.iter().all(|t| !t.ok));
     }
 
     #[test]
     fn an_ignored_test_is_neither_passed_nor_failed() {
-        let all =
-            outcomes("want a\ntest a ... ok\nend 0\nwant b\ntest b ... ignored, long\nend 0\n").expect("ran");
+        let all = outcomes("want a\ntest a ... ok\nend 0\nwant b\ntest b ... ignored, long\nend 0\n", 2)
+            .expect("ran");
         assert_eq!(all.len(), 1);
     }
 
     #[test]
     fn nothing_run_is_an_error() {
-        assert!(outcomes("end 0").is_err());
+        assert!(outcomes("end 0", 0).is_err());
+        assert!(outcomes("want a\ntest a ... ok\nend 0", 2).is_err(), "one was begun and forgotten");
     }
 }

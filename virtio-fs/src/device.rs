@@ -320,3 +320,6 @@ impl Running {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

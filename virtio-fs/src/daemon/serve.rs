@@ -19,6 +19,7 @@ use vhost::vhost_user::{Error as WireError, Listener};
 use vhost_user_backend::{Error, VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
 use super::bridge::{Memory, Request};
 use super::fs::Shared;
@@ -168,6 +169,11 @@ impl VhostUserBackend for Backend {
 
     fn queues_per_thread(&self) -> Vec<u64> {
         (0..QUEUES).map(|queue| 1 << queue).collect()
+    }
+
+    fn exit_event(&self, _: usize) -> Option<(EventConsumer, EventNotifier)> {
+        // Without one a thread never ends; a host short of descriptors ends all of them with the process.
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
     }
 
     fn stop_vring(&self, queue: u32) -> io::Result<()> {

@@ -95,7 +95,8 @@ impl Guest {
         drop(memory);
         let request = Buffer { at: REQUEST, len: request.len() as u32, writable: false };
         let reply = Buffer { at: REPLY, len: room, writable: true };
-        self.ring.add(if room > 0 { &[request, reply] } else { &[request] }.to_vec().as_slice());
+        let buffers = [request, reply];
+        self.ring.add(if room > 0 { &buffers } else { &buffers[..1] });
         let taken = self.memory.next(&mut self.queue).expect("a sound ring").expect("a request");
         let len = taken.serve(&self.server).min(room);
         let mut bytes = vec![0; len as usize];
@@ -146,4 +147,17 @@ pub fn number(reply: &Reply) -> Result<u64, i32> {
         0 => Ok(u64::from_le_bytes(reply.body[..8].try_into().expect("eight bytes"))),
         errno => Err(errno),
     }
+}
+
+/// A daemon of `dir` in this process, without a sandbox, at the other end of a socket; it ends with the connection.
+pub fn daemon(dir: &Path, words: &[&str]) -> std::os::unix::net::UnixStream {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let place = tempfile::tempdir().expect("a folder");
+    let path = place.path().join("fs.sock");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let options = options(dir, words);
+    let service = super::serve::Service::new(shared(&options), options.threads).expect("threads");
+    let stream = UnixStream::connect(&path).expect("a connection");
+    std::thread::spawn(move || service.serve(listener));
+    stream
 }

@@ -312,7 +312,7 @@ fn a_full_host_is_an_error_in_the_guest_and_a_line_in_the_log() {
         let outcome = disk(vm, &path, "").run();
         outcome.assert_status(0);
         assert!(outcome.output.contains("1000000") && outcome.output.contains("it goes on"), "{outcome}");
-        outcome.assert_sentence(&["the host did not do what a disk's driver asked for: No space left"]);
+        outcome.assert_logged(&["the host did not do what a disk's driver asked for: No space left"]);
         assert!(outcome.errors.lines().count() < 40, "{outcome}");
     });
 }
@@ -337,7 +337,7 @@ fn a_device_that_fails_is_an_error_in_the_guest_and_no_hang() {
         let outcome = disk(vm, &Path::new("/dev/mapper").join(&name), "").run();
         outcome.assert_status(0);
         assert!(outcome.output.contains("it goes on"), "{outcome}");
-        outcome.assert_sentence(&["the host did not do what a disk's driver asked for: Input/output error"]);
+        outcome.assert_logged(&["the host did not do what a disk's driver asked for: Input/output error"]);
     });
 }
 
@@ -354,7 +354,7 @@ fn a_file_cut_short_under_the_guest_is_an_error_and_no_hang() {
         until("the guest reads", || fs::read_to_string(&log).is_ok_and(|text| text.contains("ready")));
         File::options().write(true).open(&path).unwrap().set_len(MIB).unwrap();
         let outcome = wait(child, Duration::from_secs(60));
-        outcome.assert_status(0).assert_sentence(&["the image has become shorter"]);
+        outcome.assert_status(0).assert_logged(&["the image has become shorter"]);
         let said = fs::read_to_string(&log).unwrap();
         assert!(said.contains("an error") && said.contains("4096"), "{transport}: {said}");
     });

@@ -37,7 +37,8 @@ impl Cell {
             "test $(grep -c ^processor /proc/cpuinfo) = {} && ls -d {device} && \
              awk '/^MemTotal/ {{exit !($2 > {} && $2 <= {})}}' /proc/meminfo",
             self.cpus,
-            kib(self.memory) / 10 * 7,
+            // A kernel keeps tens of MiB for itself, and a page structure for every page.
+            kib(self.memory) / 16 * 15 - kib("56M"),
             kib(self.memory),
         );
         let outcome = TestVm::of(self.kernel)

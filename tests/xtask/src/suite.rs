@@ -60,7 +60,7 @@ impl Test {
         // What tests of disks look at images with.
         host::need(&[("e2fsck", "e2fsprogs"), ("dmsetup", "dmsetup"), ("losetup", "mount")])?;
         let executables = build::integration_tests()?;
-        let home = host::target().join("testbed").join("results");
+        let home = host::target().join("testbed").join("suite");
         let _ = std::fs::remove_dir_all(&home);
         std::fs::create_dir_all(home.join("claims")).doing(format_args!("making {}", home.display()))?;
         let reports: Vec<PathBuf> = (0..SIDE_BY_SIDE).map(|n| home.join(n.to_string())).collect();

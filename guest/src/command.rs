@@ -14,6 +14,21 @@ pub struct Command {
     /// Whether a person sits at the terminal: echo, line editing, ^C. Without it the terminal passes every byte
     /// as it is.
     pub interactive: bool,
+    /// File systems to mount before.
+    pub mounts: Vec<Mount>,
+    /// Where it runs; absent: `/`.
+    pub folder: Option<String>,
+}
+
+/// A file system of a device's, to be mounted in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The file system's type: `virtiofs`.
+    pub kind: String,
+    /// What is mounted: a virtio-fs tag, a block device.
+    pub source: String,
+    /// The folder where; it is made if there is none.
+    pub place: String,
 }
 
 impl Command {
@@ -28,6 +43,13 @@ impl Command {
         }
         if self.interactive {
             archive.file("kiwi/interactive", 0o644, "");
+        }
+        if !self.mounts.is_empty() {
+            let parts = self.mounts.iter().flat_map(|mount| [&mount.kind, &mount.source, &mount.place]);
+            archive.file("kiwi/mounts", 0o644, terminated(parts.map(String::as_str)));
+        }
+        if let Some(folder) = &self.folder {
+            archive.file("kiwi/folder", 0o644, terminated([folder.as_str()].into_iter()));
         }
     }
 
@@ -47,7 +69,7 @@ impl Command {
 /// # Errors
 /// See [`Command::segment`].
 pub fn command_segment(argv: &[String], env: &[(String, String)]) -> io::Result<Vec<u8>> {
-    Command { argv: argv.to_vec(), env: env.to_vec(), interactive: false }.segment()
+    Command { argv: argv.to_vec(), env: env.to_vec(), ..Command::default() }.segment()
 }
 
 fn terminated<'a>(strings: impl Iterator<Item = &'a str>) -> Vec<u8> {
@@ -66,6 +88,15 @@ mod tests {
         let holds = |part: &[u8]| segment.windows(part.len()).any(|window| window == part);
         assert!(holds(b"kiwi/command\0") && holds(b"sh\0-c\0exit 7\0") && holds(b"A=b\0"));
         assert_eq!(segment.len() % 4, 0);
+    }
+
+    #[test]
+    fn a_segment_holds_what_to_mount_and_where_to_run() {
+        let mount = Mount { kind: "virtiofs".into(), source: "src".into(), place: "/mnt".into() };
+        let command = Command { mounts: vec![mount], folder: Some("/mnt".into()), ..Command::default() };
+        let segment = command.segment().unwrap();
+        let holds = |part: &[u8]| segment.windows(part.len()).any(|window| window == part);
+        assert!(holds(b"kiwi/mounts\0") && holds(b"virtiofs\0src\0/mnt\0") && holds(b"kiwi/folder\0"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod source;
 
 pub use archive::Archive;
 pub use build::{BuildError, Spec, Step, build};
-pub use command::{Command, command_segment};
+pub use command::{Command, Mount, command_segment};
 pub use compress::Compression;
 pub use contents::{ContentsError, DEFAULT_MODULES, LOADED_AT_BOOT};
 pub use makings::current;

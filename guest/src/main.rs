@@ -169,7 +169,8 @@ fn spec_of(args: BuildArgs) -> Result<Spec, Box<dyn Error>> {
 }
 
 fn segment(args: SegmentArgs) -> Result<(), Box<dyn Error>> {
-    let command = Command { argv: args.argv, env: args.env, interactive: args.interactive };
+    let command =
+        Command { argv: args.argv, env: args.env, interactive: args.interactive, ..Command::default() };
     write(&args.out, &command.segment()?)
 }
 

@@ -5,8 +5,9 @@
 //! outcome.assert_status(0);
 //! assert_eq!(outcome.output.trim(), "4");
 //! ```
-//! `cargo xtask test` builds what is needed and says where it is in variables: `KIWI_VMM`, the binary, `KIWI_ASSETS`,
-//! a folder with a guest image a kernel, and `KIWI_EXAMPLES`, the folder of the vmm crate's examples. A test that finds none fails and says so.
+//! `cargo xtask test` builds what is needed and says where it is in variables: `KIWI_VMM` and `KIWI_VIRTIOFSD`, the
+//! binaries, `KIWI_ASSETS`, a folder with a guest image a kernel, and `KIWI_EXAMPLES`, the folder of the vmm crate's
+//! examples. A test that finds none fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says what it expects by failing
 
 pub mod net;
@@ -26,6 +27,11 @@ pub fn vmm() -> PathBuf {
     asset("KIWI_VMM")
 }
 
+/// The `kiwi-virtiofsd` under test.
+pub fn virtiofsd() -> PathBuf {
+    asset("KIWI_VIRTIOFSD")
+}
+
 /// The folder of guest images, one for each of `6.1-cloud`, `6.1-generic` and `6.12-cloud`.
 pub fn assets() -> PathBuf {
     asset("KIWI_ASSETS")
@@ -34,6 +40,15 @@ pub fn assets() -> PathBuf {
 /// The built example `name` of the vmm crate.
 pub fn example(name: &str) -> PathBuf {
     asset("KIWI_EXAMPLES").join(name)
+}
+
+/// A program of this package's own, for a guest to run.
+pub fn program(name: &str) -> PathBuf {
+    // target/TARGET/PROFILE/deps/test-HASH, and beside deps the package's programs.
+    let me = std::env::current_exe().expect("this program's path");
+    let path = me.ancestors().nth(2).expect("a folder").join(name);
+    assert!(path.exists(), "{} is not built", path.display());
+    path
 }
 
 fn asset(variable: &str) -> PathBuf {

@@ -22,6 +22,7 @@ pub struct TestVm {
     files: Vec<(String, PathBuf)>,
     before: Vec<String>,
     deadline: Duration,
+    mounts: Vec<guest::Mount>,
     scratch: tempfile::TempDir,
 }
 
@@ -43,6 +44,7 @@ impl TestVm {
             files: Vec::new(),
             before: Vec::new(),
             deadline: DEADLINE,
+            mounts: Vec::new(),
             scratch: crate::scratch(),
         }
     }
@@ -115,6 +117,13 @@ impl TestVm {
     /// The test's own program ([`crate::peer`]), the guest's command `peer`.
     pub fn peer(self) -> Self {
         self.program("bin/peer", crate::peer::program())
+    }
+
+    /// Has the guest mount the share `tag` at `place` before it runs its command.
+    pub fn mount(mut self, tag: &str, place: &str) -> Self {
+        let (kind, source, place) = ("virtiofs".to_owned(), tag.to_owned(), place.to_owned());
+        self.mounts.push(guest::Mount { kind, source, place });
+        self
     }
 
     /// What the guest runs.
@@ -194,7 +203,9 @@ impl TestVm {
         }
         let mut bytes = fs::read(base).expect("the initrd can be read");
         bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(guest::command_segment(argv, &[]).expect("a command"));
+        let (argv, mounts) = (argv.clone(), self.mounts.clone());
+        let command = guest::Command { argv, mounts, ..guest::Command::default() };
+        bytes.extend(command.segment().expect("a command"));
         if !self.files.is_empty() {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
             bytes.extend(self.archive());

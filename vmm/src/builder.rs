@@ -76,6 +76,9 @@ pub enum BuildError {
         /// What is wrong with it.
         why: DiskError,
     },
+    /// A directory cannot be shared.
+    #[error(transparent)]
+    Fs(#[from] virtio_fs::device::FsError),
     /// Two devices want one address: a bug of ours.
     #[error(transparent)]
     Bus(#[from] devices::bus::BusError),
@@ -117,7 +120,7 @@ impl VmBuilder {
         let Self { config, attached, recorder } = self;
         let files = open_files(&config)?;
         let kvm = kvm::open()?;
-        let (ram, mapping) = ram::map(&config.memory)?;
+        let (ram, mapping) = ram::map(&config.ram())?;
         let (vm, Booted { entry, .. }) = thread::scope(|scope| {
             let vm = start_creating(scope, &kvm)?;
             let booted = boot::load(&ram, config.memory.size, &files)?;

@@ -5,6 +5,7 @@
 
 mod disk;
 mod file;
+mod fs;
 mod net;
 mod size;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use disk::DiskConfig;
 pub use file::{FileError, parse, read};
+pub use fs::FsConfig;
 pub use net::{Mac, NetConfig, NoMac, VhostMode, VsockConfig};
 
 /// A whole machine.
@@ -40,6 +42,8 @@ pub struct VmConfig {
     pub disks: Vec<DiskConfig>,
     /// The balloon; absent means no such device.
     pub balloon: Option<BalloonConfig>,
+    /// Directories of the host, each served by a daemon of its own.
+    pub fs: Vec<FsConfig>,
     /// How virtio devices are attached.
     pub transport: Transport,
     /// Whether each thread confines itself to the system calls it needs.
@@ -47,6 +51,13 @@ pub struct VmConfig {
     /// Seconds without a sign of life (console byte, boot mark) before init runs its command, after which the
     /// machine is ended and the boot doctor is asked; 0 for no limit.
     pub silence: u32,
+}
+
+impl VmConfig {
+    /// Guest memory as the devices need it: one that another process serves needs it shared.
+    pub fn ram(&self) -> MemoryConfig {
+        MemoryConfig { shared: self.memory.shared || !self.fs.is_empty(), ..self.memory }
+    }
 }
 
 /// Kernel, initrd and command line.

@@ -111,7 +111,7 @@ impl From<BuildError> for Error {
             BuildError::Net(why) if why.is_callers() => Self::Usage(why.into()),
             BuildError::Vsock(why) if why.is_callers() => Self::Usage(why.into()),
             BuildError::Disk { ref why, .. } => Self::of_disk(why)(error.into()),
-            BuildError::Ram(_) | BuildError::Host { .. } => Self::Host(error.into()),
+            BuildError::Ram(_) | BuildError::Host { .. } | BuildError::Fs(_) => Self::Host(error.into()),
             BuildError::Tap(_) | BuildError::Net(_) | BuildError::Vsock(_) => Self::Host(error.into()),
         }
     }

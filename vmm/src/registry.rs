@@ -11,11 +11,12 @@ use devices::virtio::balloon::{self, Balloon};
 use devices::virtio::block::{self, Block, Disk};
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
+use virtio_fs::device::{Fs, Share};
 use virtio_net::{Net, Options, Tap, Vhost};
 use vsock::Vsock;
 
 use crate::builder::BuildError;
-use crate::config::{BalloonConfig, ConsoleTarget, DiskConfig, NetConfig, VhostMode, VmConfig};
+use crate::config::{BalloonConfig, ConsoleTarget, DiskConfig, FsConfig, NetConfig, VhostMode, VmConfig};
 use crate::inherit::{self, InheritError};
 use crate::plug::Plug;
 
@@ -37,6 +38,7 @@ const KINDS: &[Kind] = &[
     Kind { count: |config| config.vsock.iter().count(), make: vsock },
     Kind { count: |config| config.disks.len(), make: disks },
     Kind { count: |config| config.balloon.iter().count(), make: balloon },
+    Kind { count: |config| config.fs.len(), make: shares },
 ];
 
 /// How many devices `config` asks for.
@@ -146,6 +148,22 @@ fn balloon(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError
     let options = balloon::Options { deflate_on_oom, free_page_reporting };
     let device = Balloon::new(size, options, &plug.confinement).map_err(BuildError::host("make a thread"))?;
     Ok(vec![Box::new(device)])
+}
+
+fn shares(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    config.fs.iter().map(|fs| share(fs, plug)).collect()
+}
+
+fn share(config: &FsConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, BuildError> {
+    let share = Share { tag: config.tag.clone(), queues: config.queues, queue_size: config.queue_size };
+    let device = match (&config.socket, config.fd) {
+        (Some(path), _) => Fs::connect(share, path, &plug.confinement)?,
+        (None, fd) => {
+            let socket = inherit::take(fd.unwrap_or(-1))?;
+            Fs::from_socket(share, std::os::fd::OwnedFd::from(socket).into(), &plug.confinement)?
+        }
+    };
+    Ok(Box::new(device))
 }
 
 fn open_error(what: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> BuildError {

@@ -9,6 +9,7 @@
 
 mod disk;
 mod files;
+mod fs;
 mod host;
 mod machine;
 mod net;
@@ -19,6 +20,7 @@ use crate::config::VmConfig;
 
 pub use disk::DiskFault;
 pub use files::FileFault;
+pub use fs::FsFault;
 pub use host::{HostFault, kvm};
 pub use machine::ConfigFault;
 pub use net::NetFault;

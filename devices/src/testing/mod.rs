@@ -8,10 +8,12 @@ mod face;
 mod ring;
 pub mod script;
 
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
@@ -25,9 +27,19 @@ pub use ring::{Buffer, Ring, Used};
 pub const RAM: [(GuestAddress, usize); 2] =
     [(GuestAddress(0), 1 << 20), (GuestAddress(0x1000_0000), 1 << 20)];
 
-/// Fresh guest memory.
+/// Fresh guest memory, which another process can map.
 pub fn ram() -> GuestRam {
-    GuestRam::new(GuestMemoryMmap::from_ranges(&RAM).expect("memory"))
+    let total = RAM.iter().map(|(_, len)| *len as u64).sum();
+    let file = memfd_create(c"guest-ram", MFdFlags::MFD_CLOEXEC).map(File::from).expect("a memfd");
+    file.set_len(total).expect("a size");
+    let file = Arc::new(file);
+    let mut offset = 0;
+    let ranges = RAM.map(|(at, len)| {
+        let part = FileOffset::from_arc(file.clone(), offset);
+        offset += len as u64;
+        (at, len, Some(part))
+    });
+    GuestRam::new(GuestMemoryMmap::from_ranges_with_files(ranges).expect("memory"))
 }
 
 /// An address and its data; `None` for being masked.

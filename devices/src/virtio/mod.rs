@@ -12,6 +12,7 @@ pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod console;
+mod orphans;
 pub mod queue;
 pub mod rng;
 pub mod spec;

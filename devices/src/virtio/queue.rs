@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, read_obj};
-use super::{Features, Progress, QueueGrant, spec};
+use super::{Features, Progress, QueueGrant, orphans, spec};
 use crate::addr::QueueIndex;
 use crate::interrupt::Interrupt;
 
@@ -97,6 +97,38 @@ impl Queue {
             call: grant.call,
             indirect: features.has(spec::feature::RING_INDIRECT_DESC),
         })
+    }
+
+    /// Opens a granted queue that another process has worked until now, and takes over the chains it has not given
+    /// back. `is_open` knows by its content whether a chain is one of those; it is asked where the ring leaves a doubt,
+    /// and the chain it is given is not completed.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`], or what the driver did wrong with the indices.
+    pub fn take_over(
+        mut grant: QueueGrant,
+        ram: &GuestMemoryMmap,
+        features: Features,
+        mut is_open: impl FnMut(&mut Chain) -> bool,
+    ) -> Result<(Self, Vec<Chain>), QueueError> {
+        if !grant.ring.lies_in(ram) {
+            return Err(QueueError::Ring);
+        }
+        let found = orphans::find(ram, &grant.ring)?;
+        grant.from = found.progress;
+        let mut queue = Self::open(grant, ram, features)?;
+        let mut chains = Vec::new();
+        for head in found.heads {
+            if chains.len() >= usize::from(found.count) {
+                break;
+            }
+            // A head that is none any more may lead anywhere.
+            if queue.walk(ram, head).is_ok_and(|mut chain| is_open(&mut chain)) {
+                queue.take(head)?;
+                chains.push(queue.walk(ram, head)?);
+            }
+        }
+        Ok((queue, chains))
     }
 
     /// Which of the device's queues this is.

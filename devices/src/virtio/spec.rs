@@ -14,6 +14,8 @@ pub mod device {
     pub const BALLOON: u32 = 5;
     /// 5.10
     pub const VSOCK: u32 = 19;
+    /// 5.11
+    pub const FS: u32 = 26;
 }
 
 /// Device status bits (2.1).

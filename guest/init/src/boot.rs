@@ -1,9 +1,11 @@
 //! Mounts and modules: what must be there before anything runs.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::{complain, sys};
 
@@ -29,7 +31,7 @@ const LINKS: [(&str, &str); 4] = [
 /// Mounts everything; what fails is said and left out.
 pub(crate) fn mount_all() {
     for (kind, place, options) in MOUNTS {
-        let made = sys::make_folder(place).and_then(|()| sys::mount(kind, place, options));
+        let made = sys::make_folder(place).and_then(|()| sys::mount(kind, kind, place, options));
         // Busy: the kernel mounted it before us (CONFIG_DEVTMPFS_MOUNT).
         if let Err(error) = made.or_else(|error| is(error, libc::EBUSY)) {
             complain(&format!("can't mount {}", place.to_string_lossy()), &error);
@@ -38,6 +40,27 @@ pub(crate) fn mount_all() {
     for (target, link) in LINKS {
         let _ = std::os::unix::fs::symlink(target, link);
     }
+}
+
+/// Mounts file systems of devices: type, source, place. What fails is said, and the command finds an empty folder.
+pub(crate) fn mount_ordered(mounts: &[[OsString; 3]]) {
+    for mount in mounts {
+        let [kind, source, place] = mount;
+        if let Err(error) = mount_one(mount) {
+            let (kind, source, place) = (kind.display(), source.display(), place.display());
+            complain(&format!("can't mount {source} ({kind}) at {place}"), &error);
+        }
+    }
+}
+
+fn mount_one([kind, source, place]: &[OsString; 3]) -> io::Result<()> {
+    fs::create_dir_all(place)?;
+    let [name, source, place] = [kind, source, place].map(|part| CString::new(part.as_bytes()));
+    let (name, source, place) = (name?, source?, place?);
+    // A file system's driver is a module on most kernels; where it is built in there is none, which is as good.
+    let mut modprobe = Command::new("/sbin/modprobe");
+    let _ = modprobe.arg(kind).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    sys::mount(&name, &source, &place, c"")
 }
 
 /// Loads the listed modules; one that fails is said, and the rest are tried.

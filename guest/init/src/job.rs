@@ -24,6 +24,9 @@ fn start(order: &Order, terminal: Option<&File>) -> io::Result<i32> {
     let (program, arguments) = order.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(order.env.iter().map(|(name, value)| (name, value)));
+    if let Some(folder) = &order.folder {
+        command.current_dir(folder);
+    }
     if let Some(terminal) = terminal {
         command.stdin(Stdio::from(terminal.try_clone()?));
         command.stdout(Stdio::from(terminal.try_clone()?));

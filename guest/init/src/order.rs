@@ -23,6 +23,10 @@ pub(crate) struct Order {
     pub(crate) env: Vec<(OsString, OsString)>,
     /// Whether a person types: echo, line editing, ^C.
     pub(crate) interactive: bool,
+    /// File systems to mount before: type, source, place.
+    pub(crate) mounts: Vec<[OsString; 3]>,
+    /// Where the command runs.
+    pub(crate) folder: Option<OsString>,
 }
 
 impl Order {
@@ -32,10 +36,14 @@ impl Order {
         let own = strings(&fs::read(folder.join("env")).unwrap_or_default());
         let defaults = DEFAULTS.iter().map(|(name, value)| (name.into(), value.into()));
         let env = defaults.chain(own.iter().filter_map(|pair| split(pair))).collect();
-        if argv.is_empty() {
-            return Self { argv: vec![SHELL.into()], env, interactive: true };
+        let shell = argv.is_empty();
+        Self {
+            argv: if shell { vec![SHELL.into()] } else { argv },
+            env,
+            interactive: shell || folder.join("interactive").exists(),
+            mounts: triples(&fs::read(folder.join("mounts")).unwrap_or_default()),
+            folder: strings(&fs::read(folder.join("folder")).unwrap_or_default()).into_iter().next(),
         }
-        Self { argv, env, interactive: folder.join("interactive").exists() }
     }
 }
 
@@ -46,6 +54,11 @@ fn strings(bytes: &[u8]) -> Vec<OsString> {
         return Vec::new();
     }
     bytes.split(|byte| *byte == 0).map(|one| OsStr::from_bytes(one).to_owned()).collect()
+}
+
+/// Strings in threes; what is left over is left out.
+fn triples(bytes: &[u8]) -> Vec<[OsString; 3]> {
+    strings(bytes).as_chunks::<3>().0.to_vec()
 }
 
 fn split(pair: &OsStr) -> Option<(OsString, OsString)> {
@@ -82,6 +95,13 @@ mod tests {
         let order = order(b"sh\0-c\0exit 7\0\0", b"");
         assert_eq!(order.argv, ["sh", "-c", "exit 7", ""]);
         assert!(!order.interactive);
+    }
+
+    #[test]
+    fn mounts_come_in_threes() {
+        let mount: [OsString; 3] = ["virtiofs".into(), "a b".into(), "/mnt".into()];
+        assert_eq!(triples(b"virtiofs\0a b\0/mnt\0proc\0"), [mount]);
+        assert!(triples(b"").is_empty());
     }
 
     #[test]

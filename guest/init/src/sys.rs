@@ -87,10 +87,10 @@ pub(crate) fn make_folder(path: &CStr) -> io::Result<()> {
     made.or_else(|error| if error.raw_os_error() == Some(libc::EEXIST) { Ok(()) } else { Err(error) })
 }
 
-/// Mounts a file system without a device.
-pub(crate) fn mount(kind: &CStr, place: &CStr, options: &CStr) -> io::Result<()> {
+/// Mounts a file system.
+pub(crate) fn mount(kind: &CStr, source: &CStr, place: &CStr, options: &CStr) -> io::Result<()> {
     // SAFETY: four NUL-terminated strings that outlive the call.
-    check(unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast()) })
+    check(unsafe { libc::mount(source.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast()) })
 }
 
 /// Inserts an uncompressed module.

@@ -1,4 +1,6 @@
-//! What must hold of the `vmm` that users get: one file, static, small.
+//! What must hold of the programs that users get: each one file, static, small.
+
+use std::path::Path;
 
 use guest_kernel::elf::{Elf, Segment};
 
@@ -12,16 +14,21 @@ const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
 const DT_NEEDED: u64 = 1;
 
-/// Builds the binary as users get it and checks it; says its size.
+/// Builds the binaries as users get them and checks them; says their sizes.
 pub(crate) fn check() -> Result<()> {
-    let path = build::programs()?.vmm;
-    let bytes = std::fs::read(&path).doing(format_args!("reading {}", path.display()))?;
-    println!("vmm has {} bytes", bytes.len());
+    let programs = build::programs()?;
+    check_one("vmm", &programs.vmm)?;
+    check_one("kiwi-virtiofsd", &programs.virtiofsd)
+}
+
+fn check_one(name: &str, path: &Path) -> Result<()> {
+    let bytes = std::fs::read(path).doing(format_args!("reading {}", path.display()))?;
+    println!("{name} has {} bytes", bytes.len());
     if bytes.len() > LIMIT {
-        return Err(Error::new(format!("vmm has {} bytes; {LIMIT} is the most", bytes.len())));
+        return Err(Error::new(format!("{name} has {} bytes; {LIMIT} is the most", bytes.len())));
     }
-    let elf = Elf::parse(&bytes).doing("reading vmm's ELF header")?;
-    stands_alone(elf.segments()).map_err(|what| Error::new(format!("vmm {what}; it must be static")))
+    let elf = Elf::parse(&bytes).doing(format_args!("reading {name}'s ELF header"))?;
+    stands_alone(elf.segments()).map_err(|what| Error::new(format!("{name} {what}; it must be static")))
 }
 
 /// Whether a program needs nothing of the host's but its kernel; if not, what.

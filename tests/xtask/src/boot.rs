@@ -37,6 +37,9 @@ pub(crate) struct Boot {
     /// Show the kernel's console on standard error instead of keeping it in a log
     #[arg(long)]
     show_console: bool,
+    /// A directory to share: the command runs in it, at /mnt
+    #[arg(long)]
+    share: Option<PathBuf>,
     /// Command to run in the guest; without one, a shell
     #[arg(last = true)]
     command: Vec<String>,
@@ -91,6 +94,8 @@ impl Boot {
         let command = guest::Command {
             argv: network.map_or_else(|| self.command.clone(), |network| network.before(&self.command)),
             interactive: self.command.is_empty() && std::io::stdin().is_terminal(),
+            mounts: self.share.iter().map(|_| mount()).collect(),
+            folder: self.share.as_ref().map(|_| PLACE.to_owned()),
             ..guest::Command::default()
         };
         let mut bytes = fs::read(&image.initrd).doing(format_args!("reading {}", image.initrd.display()))?;
@@ -121,7 +126,10 @@ impl Boot {
             put("--disk", path);
         }
         words.push("--guest-status".into());
-        words
+        match &self.share {
+            Some(dir) => with_daemon(&programs.virtiofsd, dir, words),
+            None => words,
+        }
     }
 
     /// A person's shell is on the serial port, where the kernel's console is. A command has the virtio console to
@@ -139,6 +147,27 @@ impl Boot {
         target.push(shown);
         vec![("--serial", target), ("--console", "stdio".into())]
     }
+}
+
+/// The share's tag, and where the guest mounts it.
+const TAG: &str = "share";
+const PLACE: &str = "/mnt";
+
+fn mount() -> guest::Mount {
+    guest::Mount { kind: "virtiofs".to_owned(), source: TAG.to_owned(), place: PLACE.to_owned() }
+}
+
+/// The VMM's `words`, and a daemon for it that shares `dir`. The daemon ends with the VMM.
+fn with_daemon(daemon: &Path, dir: &Path, words: Vec<OsString>) -> Vec<OsString> {
+    let script = format!(
+        r#"set -e; d=$(mktemp -d); trap 'rm -rf "$d"' EXIT
+"$1" --socket-path="$d/fs.sock" --shared-dir="$2" --xattr &
+shift 2; set +e; "$@" --fs "tag={TAG},socket=$d/fs.sock""#
+    );
+    let mut all: Vec<OsString> = ["sh", "-c", &script, "share"].map(OsString::from).to_vec();
+    all.extend([daemon.into(), dir.into()]);
+    all.extend(words);
+    all
 }
 
 /// A guest image on disk.

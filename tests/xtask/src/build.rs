@@ -21,13 +21,15 @@ pub(crate) fn cargo() -> Command {
 pub(crate) struct Programs {
     /// The VMM.
     pub(crate) vmm: PathBuf,
+    /// The daemon that shares directories.
+    pub(crate) virtiofsd: PathBuf,
     /// The guest's pid 1.
     pub(crate) init: PathBuf,
     /// The builder of guest images.
     pub(crate) image: PathBuf,
 }
 
-/// Builds the VMM, the guest's init and the builder of guest images for release.
+/// Builds the VMM, its daemon, the guest's init and the builder of guest images for release.
 pub(crate) fn programs() -> Result<Programs> {
     let dir = release();
     if !dir.join("vmm").exists() {
@@ -44,8 +46,15 @@ pub(crate) fn programs() -> Result<Programs> {
         "guest-init",
         "--package",
         "guest",
+        "--package",
+        "virtio-fs",
     ]))?;
-    Ok(Programs { vmm: dir.join("vmm"), init: dir.join("guest-init"), image: dir.join("guest-image") })
+    Ok(Programs {
+        vmm: dir.join("vmm"),
+        virtiofsd: dir.join("kiwi-virtiofsd"),
+        init: dir.join("guest-init"),
+        image: dir.join("guest-image"),
+    })
 }
 
 fn release() -> PathBuf {

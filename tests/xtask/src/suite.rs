@@ -119,6 +119,7 @@ pub(crate) fn with_assets(job: Job) -> Result<Job> {
         std::os::unix::fs::symlink(&source.kernel, &vmlinuz).doing("naming a kernel")?;
     }
     let job = job.env("KIWI_VMM", programs.vmm).env("KIWI_ASSETS", assets);
+    let job = job.env("KIWI_VIRTIOFSD", programs.virtiofsd);
     Ok(job.env("KIWI_EXAMPLES", minimal.with_file_name("")).env("RUST_BACKTRACE", "0"))
 }
 

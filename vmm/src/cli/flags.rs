@@ -39,6 +39,11 @@ const FLAGS: &[Flag] = &[
         Value::Text("WORD"),
         "Memory given back: on, off, size=SIZE[,deflate_on_oom=on]... [off]",
     ),
+    Flag(
+        "fs",
+        Value::Texts("SHARE"),
+        "A shared directory: tag=NAME,socket=PATH|fd=N; may be repeated [none]",
+    ),
     Flag("transport", Value::Text("WORD"), "How virtio devices are attached: pci, mmio [pci]"),
     Flag("seccomp", Value::Text("WORD"), "System call filters: on, off, log [on]"),
     Flag("config", Value::Path("FILE"), "A machine in JSON; flags override it"),

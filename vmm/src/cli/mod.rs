@@ -133,6 +133,9 @@ fn machine(matches: &ArgMatches, config: &mut VmConfig) -> Result<(), GrammarErr
     if let Some(balloon) = text(matches, "balloon") {
         config.balloon = grammar::balloon(balloon)?;
     }
+    if let Some(shares) = matches.get_many::<String>("fs") {
+        config.fs = shares.map(|share| grammar::fs(share)).collect::<Result<_, _>>()?;
+    }
     if let Some(transport) = text(matches, "transport") {
         config.transport = grammar::transport(transport)?;
     }

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::disk::{self, DiskFault};
+use super::fs::{self, FsFault};
 use super::net::{self, NetFault};
 use crate::config::{ConsoleTarget, VmConfig};
 
@@ -99,6 +100,9 @@ pub enum ConfigFault {
         /// The machine's memory in MiB.
         memory: u64,
     },
+    /// A shared directory that cannot be.
+    #[error(transparent)]
+    Fs(#[from] FsFault),
 }
 
 type Rule = fn(&VmConfig) -> Option<ConfigFault>;
@@ -123,6 +127,7 @@ pub(super) const RULES: &[Rule] = &[
     net::descriptors_have_one_use,
     disk::every_disk_is_sound,
     the_balloon_leaves_room,
+    fs::shares_can_be,
 ];
 
 const MEMORY_MIN: u64 = 64 << 20;
@@ -131,7 +136,7 @@ const CPUS_MAX: u8 = 32;
 /// `COMMAND_LINE_SIZE` of x86 without the terminator.
 const CMDLINE_MAX: usize = 2047;
 /// `sun_path` without its terminator (unix(7)).
-const SOCKET_PATH_MAX: usize = 107;
+pub(super) const SOCKET_PATH_MAX: usize = 107;
 
 fn a_kernel_is_given(config: &VmConfig) -> Option<ConfigFault> {
     config.boot.kernel.as_os_str().is_empty().then_some(ConfigFault::NoKernel)

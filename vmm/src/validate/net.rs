@@ -90,7 +90,8 @@ fn is_name(name: &str) -> bool {
 fn descriptors(config: &VmConfig) -> impl Iterator<Item = i32> {
     let nets = config.nets.iter().flat_map(|net| net.fd.iter().chain(&net.vhostfd)).copied();
     let disks = config.disks.iter().filter_map(|disk| disk.fd);
-    config.vsock.iter().filter_map(|vsock| vsock.fd).chain(nets).chain(disks)
+    let shares = config.fs.iter().filter_map(|share| share.fd);
+    config.vsock.iter().filter_map(|vsock| vsock.fd).chain(nets).chain(disks).chain(shares)
 }
 
 pub(super) fn descriptors_are_not_the_standard_ones(config: &VmConfig) -> Option<ConfigFault> {

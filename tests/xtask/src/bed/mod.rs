@@ -224,7 +224,8 @@ $b ip link set lo up
 (n=0; while $b sleep 2; do n=$((n+1)); echo BEAT $n; done) &
 [ "$tty" = 1 ] && mode="sane" || mode="raw -echo"
 $b stty -F /dev/ttyS1 115200 $mode
-$b setsid $b chroot /mnt /bin/sh -c "exec /bin/sh '$job' <>/dev/ttyS1 >&0 2>&0"
+cd /mnt; $b mount --move /mnt /
+$b setsid $b chroot . /bin/sh -c "exec /bin/sh '$job' <>/dev/ttyS1 >&0 2>&0"
 $b stty -F /dev/ttyS1 raw
 echo job done
 $b poweroff -f

@@ -1,0 +1,246 @@
+//! Queues and threads: the daemon's side of vhost-user.
+//!
+//! 1. A thread waits for each queue's kicks. It serves what there is itself, or hands it to the pool's threads.
+//! 2. A request is taken from the ring, served, and given back; in between it is counted.
+//! 3. A ring that the VMM stops is given no more requests, and the VMM gets its answer when the last one is back: after
+//!    that nothing here touches the guest's memory on its behalf.
+//! 4. The VMM closes its socket: the daemon ends.
+
+use std::cell::Cell;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::Builder;
+
+use fuse_backend_rs::api::server::Server;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Error as WireError, Listener};
+use vhost_user_backend::{Error, VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+
+use super::bridge::{Memory, Request};
+use super::fs::Shared;
+use devices::virtio::spec::feature;
+
+/// One for urgent requests, eight for the rest, each with a thread of its own.
+const QUEUES: usize = 9;
+const QUEUE_SIZE: usize = 1024;
+
+type GuestRam = GuestMemoryAtomic<GuestMemoryMmap>;
+type Ring = VringMutex<GuestRam>;
+
+/// A request for the pool, of a queue and its ring.
+type Job = (usize, Ring, Request);
+
+/// Requests that are out, of one queue.
+#[derive(Debug, Default)]
+struct Out {
+    count: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Out {
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for_none(&self) {
+        let none = self.fewer.wait_while(self.lock(), |count| *count > 0);
+        drop(none.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// What serves the queues.
+struct Backend {
+    shared: Arc<Shared>,
+    server: Server<Arc<Shared>>,
+    memory: RwLock<Option<Memory>>,
+    out: [Out; QUEUES],
+    pool: Option<Sender<Job>>,
+}
+
+thread_local! {
+    static ENTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Backend {
+    fn memory(&self) -> Option<Memory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes the next request of a queue, and counts it.
+    fn take(&self, queue: usize, ring: &Ring) -> io::Result<Option<Request>> {
+        let Some(memory) = self.memory() else { return Ok(None) };
+        let out = self.out.get(queue).ok_or(io::ErrorKind::NotFound)?;
+        // The ring is looked at under the count's lock, so that who has stopped it waits for what was taken before.
+        let mut count = out.lock();
+        let request = memory.next(ring.get_mut().get_queue_mut())?;
+        *count += usize::from(request.is_some());
+        Ok(request)
+    }
+
+    fn serve(&self, (queue, ring, request): &Job) {
+        if !ENTERED.replace(true)
+            && let Err(why) = self.shared.enter()
+        {
+            log::error!("a thread cannot be prepared: {why}");
+        }
+        let len = request.serve(&self.server);
+        if let Err(why) = give_back(ring, request.head(), len) {
+            log::warn!("the guest's ring is broken: {why}");
+        }
+        if let Some(out) = self.out.get(*queue) {
+            *out.lock() -= 1;
+            out.fewer.notify_all();
+        }
+    }
+
+    fn drain(&self, queue: usize, ring: &Ring) -> io::Result<()> {
+        loop {
+            ring.disable_notification().map_err(io::Error::other)?;
+            while let Some(request) = self.take(queue, ring)? {
+                let job = (queue, ring.clone(), request);
+                match &self.pool {
+                    // The pool lives as long as this.
+                    Some(pool) => drop(pool.send(job)),
+                    None => self.serve(&job),
+                }
+            }
+            if !ring.enable_notification().map_err(io::Error::other)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn work(&self, jobs: &Mutex<Receiver<Job>>) {
+        loop {
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            match job {
+                Ok(job) => self.serve(&job),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn give_back(ring: &Ring, head: u16, len: u32) -> io::Result<()> {
+    let mut state = ring.get_mut();
+    state.add_used(head, len).map_err(io::Error::other)?;
+    if state.needs_notification().map_err(io::Error::other)? {
+        state.signal_used_queue()?;
+    }
+    Ok(())
+}
+
+impl VhostUserBackend for Backend {
+    type Bitmap = ();
+    type Vring = Ring;
+
+    fn num_queues(&self) -> usize {
+        QUEUES
+    }
+
+    fn max_queue_size(&self) -> usize {
+        QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        feature::COMMON | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+    }
+
+    fn set_event_idx(&self, _: bool) {
+        // The rings have been told already.
+    }
+
+    fn update_memory(&self, memory: GuestRam) -> io::Result<()> {
+        let memory = Memory::new((*memory.memory()).clone())?;
+        *self.memory.write().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+        Ok(())
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        (0..QUEUES).map(|queue| 1 << queue).collect()
+    }
+
+    fn exit_event(&self, _: usize) -> Option<(EventConsumer, EventNotifier)> {
+        // Without one a thread never ends; a host short of descriptors ends all of them with the process.
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+    }
+
+    fn stop_vring(&self, queue: u32) -> io::Result<()> {
+        if let Some(out) = usize::try_from(queue).ok().and_then(|queue| self.out.get(queue)) {
+            out.wait_for_none();
+        }
+        Ok(())
+    }
+
+    fn handle_event(&self, _: u16, _: EventSet, rings: &[Ring], queue: usize) -> io::Result<()> {
+        // A thread has one queue, whose number is the thread's. An error here would end the thread; a broken ring only
+        // is not served until it is set up anew.
+        if let Some(ring) = rings.first()
+            && let Err(why) = self.drain(queue, ring)
+        {
+            log::warn!("the guest broke its ring: {why}");
+        }
+        Ok(())
+    }
+}
+
+/// The library's errors are no errors by Rust's lights.
+fn told(error: Error) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// The daemon, ready for its VMM.
+pub(super) struct Service(VhostUserDaemon<Arc<Backend>>);
+
+impl Service {
+    /// Starts the threads, `pool` of them beside the queues' own.
+    ///
+    /// # Errors
+    /// The host has no threads to give.
+    pub(super) fn new(shared: Shared, pool: usize) -> io::Result<Self> {
+        let shared = Arc::new(shared);
+        let (send, receive) = channel();
+        let backend = Arc::new(Backend {
+            server: Server::new(shared.clone()),
+            shared,
+            memory: RwLock::default(),
+            out: Default::default(),
+            pool: (pool > 0).then_some(send),
+        });
+        let jobs = Arc::new(Mutex::new(receive));
+        for number in 0..pool {
+            let (backend, jobs) = (backend.clone(), jobs.clone());
+            Builder::new().name(format!("pool{number}")).spawn(move || backend.work(&jobs))?;
+        }
+        let ram = GuestRam::new(GuestMemoryMmap::new());
+        VhostUserDaemon::new("vhost-user".to_owned(), backend, ram).map(Self).map_err(told)
+    }
+
+    /// Serves the one VMM that connects, to its end.
+    ///
+    /// # Errors
+    /// It does not keep to the protocol.
+    pub(super) fn serve(mut self, listener: UnixListener) -> io::Result<()> {
+        let mut listener = Listener::from(listener);
+        self.0.start(&mut listener).map_err(told)?;
+        // Nobody else shall wait for a turn that never comes.
+        drop(listener);
+        match self.0.wait() {
+            Err(Error::HandleRequest(
+                WireError::Disconnected | WireError::PartialMessage | WireError::SocketBroken(_),
+            )) => Ok(()),
+            result => result.map_err(told),
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! understood or refused with one sentence. A flag changes only what it names, so flags override a file key by key.
 //!
 //! 1. [`Pairs`] splits a flag's value into keys and values, quotes resolved, nothing given twice.
-//! 2. Each section function ([`cpus`], [`memory`], [`console`], [`rng`], [`net()`], [`vsock`], [`disk()`], [`balloon()`],
+//! 2. Each section function ([`cpus`], [`memory`], [`console`], [`rng`], [`net()`], [`vsock()`], [`disk()`], [`balloon()`],
 //!    [`fs()`], [`transport`], [`seccomp`]) takes the pairs it knows; what is left over is an error that names the
 //!    nearest known word.
 

@@ -223,21 +223,25 @@ fn is_bound_again((vhost, transport): (&str, &str)) {
 }
 
 #[test]
+#[ignore = "the bed has hung in one of these once, and not been understood yet; run with --ignored in cargo xtask testbed"]
 fn the_driver_is_bound_again_a_hundred_times_under_load_by_the_kernel_over_pci() {
     is_bound_again(BY_KERNEL[0]);
 }
 
 #[test]
+#[ignore = "the bed has hung in one of these once, and not been understood yet; run with --ignored in cargo xtask testbed"]
 fn the_driver_is_bound_again_a_hundred_times_under_load_by_us_over_pci() {
     is_bound_again(BY_US[0]);
 }
 
 #[test]
+#[ignore = "the bed has hung in one of these once, and not been understood yet; run with --ignored in cargo xtask testbed"]
 fn the_driver_is_bound_again_a_hundred_times_under_load_by_the_kernel_over_mmio() {
     is_bound_again(BY_KERNEL[1]);
 }
 
 #[test]
+#[ignore = "the bed has hung in one of these once, and not been understood yet; run with --ignored in cargo xtask testbed"]
 fn the_driver_is_bound_again_a_hundred_times_under_load_by_us_over_mmio() {
     is_bound_again(BY_US[1]);
 }

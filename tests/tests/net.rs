@@ -212,8 +212,8 @@ fn is_bound_again((vhost, transport): (&str, &str)) {
     let script = format!(
         "cd /sys/bus/virtio/drivers/virtio_net; d=$(ls -d virtio*); i=0; \
              while [ $i -lt 100 ]; do \
-               peer call tcp:{0} 1 1000000 2> /dev/null & ping -f -c 50 -W 1 {1} > /dev/null & \
-               echo $d > unbind; echo $d > bind; kill $(jobs -p) 2> /dev/null; wait; up; i=$((i+1)); done; \
+               peer call tcp:{0} 1 1000000 2> /dev/null & a=$!; ping -A -c 50 -W 1 {1} > /dev/null & b=$!; \
+               echo $d > unbind; echo $d > bind; kill -9 $a $b 2> /dev/null; wait; up; i=$((i+1)); done; \
              exec peer call tcp:{0} 3 10000",
         at(HOST[0], ECHO),
         HOST[0]
@@ -223,25 +223,25 @@ fn is_bound_again((vhost, transport): (&str, &str)) {
 }
 
 #[test]
-#[ignore = "the bed has hung in one of these once, and not been understood yet; run with --ignored in cargo xtask testbed"]
+#[ignore = "not seen to come to its end in the bed yet; run with --ignored in cargo xtask testbed"]
 fn the_driver_is_bound_again_a_hundred_times_under_load_by_the_kernel_over_pci() {
     is_bound_again(BY_KERNEL[0]);
 }
 
 #[test]
-#[ignore = "the bed has hung in one of these once, and not been understood yet; run with --ignored in cargo xtask testbed"]
+#[ignore = "not seen to come to its end in the bed yet; run with --ignored in cargo xtask testbed"]
 fn the_driver_is_bound_again_a_hundred_times_under_load_by_us_over_pci() {
     is_bound_again(BY_US[0]);
 }
 
 #[test]
-#[ignore = "the bed has hung in one of these once, and not been understood yet; run with --ignored in cargo xtask testbed"]
+#[ignore = "not seen to come to its end in the bed yet; run with --ignored in cargo xtask testbed"]
 fn the_driver_is_bound_again_a_hundred_times_under_load_by_the_kernel_over_mmio() {
     is_bound_again(BY_KERNEL[1]);
 }
 
 #[test]
-#[ignore = "the bed has hung in one of these once, and not been understood yet; run with --ignored in cargo xtask testbed"]
+#[ignore = "not seen to come to its end in the bed yet; run with --ignored in cargo xtask testbed"]
 fn the_driver_is_bound_again_a_hundred_times_under_load_by_us_over_mmio() {
     is_bound_again(BY_US[1]);
 }

@@ -34,6 +34,10 @@ const EVERY_THREAD: &[Call] = &[
     // Eventfds, the log and standard error.
     Call::Any(libc::SYS_write),
     Call::Any(libc::SYS_close),
+    // A debug build of the standard library looks at a descriptor before it closes it.
+    #[cfg(debug_assertions)]
+    #[allow(clippy::cast_possible_truncation)] // the kernel reads 32 bits of a command
+    Call::Only(libc::SYS_fcntl, 1, &[libc::F_GETFD as u32]),
     // The allocator's, and a thread's stack when it is joined. No thread makes code.
     Call::Only(libc::SYS_mmap, 2, NO_CODE),
     Call::Only(libc::SYS_mprotect, 2, NO_CODE),

@@ -77,21 +77,25 @@ fn everything_passes((vhost, transport): (&str, &str)) {
 }
 
 #[test]
+#[ignore = "longer than a test of the suite may take in the bed; run with --ignored in cargo xtask testbed"]
 fn everything_passes_by_the_kernel_over_pci() {
     everything_passes(BY_KERNEL[0]);
 }
 
 #[test]
+#[ignore = "longer than a test of the suite may take in the bed; run with --ignored in cargo xtask testbed"]
 fn everything_passes_by_us_over_pci() {
     everything_passes(BY_US[0]);
 }
 
 #[test]
+#[ignore = "longer than a test of the suite may take in the bed; run with --ignored in cargo xtask testbed"]
 fn everything_passes_by_the_kernel_over_mmio() {
     everything_passes(BY_KERNEL[1]);
 }
 
 #[test]
+#[ignore = "longer than a test of the suite may take in the bed; run with --ignored in cargo xtask testbed"]
 fn everything_passes_by_us_over_mmio() {
     everything_passes(BY_US[1]);
 }

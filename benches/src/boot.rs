@@ -66,6 +66,10 @@ impl BootError {
     }
 }
 
+/// The host's kernel may still be busy with the end of the machine before: what it frees after a grace period of its
+/// RCU would be waited for by the next machine's creation.
+pub(crate) const REST: Duration = Duration::from_millis(250);
+
 /// What a boot took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timed {
@@ -161,6 +165,7 @@ impl<'a> Running<'a> {
 /// # Errors
 /// It cannot be started, hangs, or ends without the marker or with another status than 0.
 pub fn time(subject: &Subject, deadline: Duration) -> Result<Timed, BootError> {
+    std::thread::sleep(REST);
     let mut running = Running::start(subject, deadline)?;
     let marker = running.marker()?;
     let end = running.end()?;

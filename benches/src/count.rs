@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::boot::Running;
+use crate::boot::{REST, Running};
 use crate::memory::{self, Beside};
 use crate::tracing::{self, Recording};
 use crate::{BootError, Subject};
@@ -34,6 +34,8 @@ pub struct Counted {
 pub fn count(subject: &Subject, mib: u32, deadline: Duration) -> Result<Counted, BootError> {
     let trace = |why: String| BootError::Trace { subject: subject.name.clone(), why };
     let recording = Recording::start().map_err(|e| trace(e.to_string()))?;
+    std::thread::sleep(REST);
+    recording.mark_start().map_err(|e| trace(e.to_string()))?;
     let mut running = Running::start(subject, deadline)?;
     running.marker()?;
     let memory = stopped(running.id(), || memory::beside(running.id(), mib));

@@ -6,8 +6,15 @@ use std::io;
 use std::path::PathBuf;
 
 /// What is recorded. The way out of and into the guest are an event each.
-const EVENTS: [&str; 5] =
-    ["kvm/kvm_entry", "kvm/kvm_exit", "kvm/kvm_userspace_exit", "kvm/kvm_pio", "kvm/kvm_mmio"];
+const EVENTS: [&str; 7] = [
+    "kvm/kvm_entry",
+    "kvm/kvm_exit",
+    "kvm/kvm_userspace_exit",
+    "kvm/kvm_pio",
+    "kvm/kvm_mmio",
+    "kvm/kvm_msr",
+    "kvm/kvm_cpuid",
+];
 /// Room for the events of the most talkative VMM.
 const BUFFER_KIB: &str = "65536";
 /// The marker's first byte, a `K` on its way to COM1, at which recording stops.
@@ -37,9 +44,12 @@ impl Recording {
         }
         write("events/kvm/kvm_pio/trigger", MARK)?;
         write("tracing_on", "1")?;
-        let recording = Self(());
-        write("trace_marker", "start")?;
-        Ok(recording)
+        Ok(Self(()))
+    }
+
+    /// Marks the instant from which time is counted.
+    pub(crate) fn mark_start(&self) -> io::Result<()> {
+        write("trace_marker", "start")
     }
 
     /// What was recorded.
@@ -68,7 +78,7 @@ pub(crate) struct Told {
     pub(crate) exits: BTreeMap<String, u64>,
     /// Returns to userspace by reason.
     pub(crate) returns: BTreeMap<String, u64>,
-    /// Accesses by port or register page, as `in 0x71`, `out 0x608`, `read 0xfee00000`.
+    /// Accesses by port, register page or register: `in 0x71`, `read 0xfee00000`, `msr_write 6e0`, `cpuid b`.
     pub(crate) accesses: BTreeMap<String, u64>,
     /// Whether the marker was reached.
     pub(crate) marked: bool,
@@ -94,6 +104,8 @@ pub(crate) fn read(trace: &str) -> Told {
                 let way = if words.contains("write") { "write" } else { "read" };
                 count(&mut told.accesses, format!("{way} {}", page(&after(words, "gpa "))));
             }
+            "kvm_msr" => count(&mut told.accesses, words.split(" = ").next().unwrap_or(words).to_owned()),
+            "kvm_cpuid" => count(&mut told.accesses, format!("cpuid {}", after(words, "func "))),
             _ => {}
         }
     }

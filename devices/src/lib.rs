@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod legacy;
 pub mod memory;
 pub mod pci;
+pub mod rate;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod throttle;

@@ -39,6 +39,14 @@ impl Events {
         self.0.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(EventSet::IN, token))
     }
 
+    /// Has [`Work::ready`] called with `token` while `fd` can be written to.
+    ///
+    /// # Errors
+    /// See [`Events::add`].
+    pub fn add_writable(&self, fd: &impl AsRawFd, token: u64) -> io::Result<()> {
+        self.0.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(EventSet::OUT, token))
+    }
+
     /// Waits for `fd` no more.
     ///
     /// # Errors

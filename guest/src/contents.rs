@@ -11,7 +11,7 @@ use crate::archive::Archive;
 use crate::modules::Module;
 
 /// The modules that a sandbox may need, where the kernel has them as modules; what they need comes with them.
-pub const DEFAULT_MODULES: [&str; 15] = [
+pub const DEFAULT_MODULES: [&str; 16] = [
     "virtio_pci",
     "virtio_mmio",
     "virtio_console",
@@ -21,6 +21,7 @@ pub const DEFAULT_MODULES: [&str; 15] = [
     "virtio_scsi",
     "sd_mod",
     "virtio_balloon",
+    "ext4",
     "vsock",
     "vmw_vsock_virtio_transport",
     "fuse",

@@ -1,6 +1,7 @@
 //! What `guest-image` says when it can't do what it is asked: one sentence that names what is wrong and what to do.
 #![allow(clippy::unwrap_used)] // a test says what it expects, in its helpers too
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -55,6 +56,19 @@ fn a_host_with_what_is_needed_gets_its_image_and_keeps_it() {
     assert!(said(&again).ends_with("kernel 6.1, unchanged\n"), "{again:?}");
     let other = build(root.path(), &["--no-modules", "--if-changed", "--compress", "gzip"]);
     assert!(said(&other).contains("initrd "), "{other:?}");
+}
+
+#[test]
+fn the_manual_has_every_flag_of_build_and_no_other() {
+    let help = build(Path::new("/"), &["--help"]);
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    let flag = |line: &str| line.trim_start().strip_prefix("--")?.split([' ', '.']).next().map(str::to_owned);
+    let flags: BTreeSet<_> = help.lines().filter_map(flag).collect();
+    let manual = include_str!("../../docs/guest-image.md");
+    let row = |line: &str| line.strip_prefix("| `--")?.split(['`', ' ']).next().map(str::to_owned);
+    let listed: BTreeSet<_> = manual.lines().filter_map(row).collect();
+    assert!(flags.contains("kernel-release"), "{help}");
+    assert_eq!(listed, flags);
 }
 
 #[test]

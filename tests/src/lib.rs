@@ -10,13 +10,15 @@
 //! examples. A test that finds none fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says what it expects by failing
 
+pub mod net;
+pub mod peer;
 mod terminal;
 mod threads;
 mod vm;
 
 pub use terminal::Terminal;
 pub use threads::{Thread, threads};
-pub use vm::{Outcome, TestVm, until, wait};
+pub use vm::{Outcome, Running, TestVm, until, wait};
 
 use std::path::PathBuf;
 

@@ -40,6 +40,14 @@ impl Thread {
         mode.and_then(|mode| mode.trim().parse().ok()).expect("a kernel with seccomp")
     }
 
+    /// What it does in the kernel now, in the kernel's words; for who finds a process hanging.
+    pub fn whereabouts(&self) -> String {
+        let read = |name| fs::read_to_string(self.status.with_file_name(name)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
+        format!("{}: {state}, in system call {}{}", self.name, read("syscall"), read("stack"))
+    }
+
     /// Has the thread, which sleeps in a system call, come back from it and enter the kernel again with system call
     /// `number`, as a guest that took the thread over would.
     pub fn make_call(&self, number: i64) {

@@ -19,6 +19,9 @@ pub struct TestVm {
     command: Option<Vec<String>>,
     serial: String,
     flags: Vec<String>,
+    files: Vec<(String, PathBuf)>,
+    before: Vec<String>,
+    deadline: Duration,
     mounts: Vec<guest::Mount>,
     scratch: tempfile::TempDir,
 }
@@ -38,6 +41,9 @@ impl TestVm {
             command: None,
             serial: "stdio".to_owned(),
             flags: Vec::new(),
+            files: Vec::new(),
+            before: Vec::new(),
+            deadline: DEADLINE,
             mounts: Vec::new(),
             scratch: crate::scratch(),
         }
@@ -77,6 +83,42 @@ impl TestVm {
         self
     }
 
+    /// Another value for a flag that is given already.
+    pub fn replace_flag(mut self, name: &str, value: &str) -> Self {
+        let at = self.flags.iter().position(|flag| flag == name).expect("a flag that is given");
+        value.clone_into(self.flags.get_mut(at + 1).expect("a flag has a value"));
+        self
+    }
+
+    /// Longer than a boot may take, for a guest with much to do.
+    pub fn within(mut self, seconds: u64) -> Self {
+        self.deadline = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Words before the program's own, of a command that becomes it.
+    pub fn by(mut self, words: &[&str]) -> Self {
+        self.before = words.iter().map(|w| (*w).to_owned()).collect();
+        self
+    }
+
+    /// More of such words.
+    pub fn by_also(mut self, words: &[&str]) -> Self {
+        self.before.extend(words.iter().map(|w| (*w).to_owned()));
+        self
+    }
+
+    /// A program of the host's, to be found in the guest at `place`, without a slash in front.
+    pub fn program(mut self, place: &str, path: impl Into<PathBuf>) -> Self {
+        self.files.push((place.to_owned(), path.into()));
+        self
+    }
+
+    /// The test's own program ([`crate::peer`]), the guest's command `peer`.
+    pub fn peer(self) -> Self {
+        self.program("bin/peer", crate::peer::program())
+    }
+
     /// Has the guest mount the share `tag` at `place` before it runs its command.
     pub fn mount(mut self, tag: &str, place: &str) -> Self {
         let (kind, source, place) = ("virtiofs".to_owned(), tag.to_owned(), place.to_owned());
@@ -98,7 +140,7 @@ impl TestVm {
     /// Boots, waits for the end, and checks that nothing is left behind.
     pub fn run(self) -> Outcome {
         let child = self.start();
-        let outcome = wait(child, DEADLINE);
+        let outcome = wait(child, self.deadline);
         let left: Vec<_> = fs::read_dir(self.scratch.path())
             .expect("the scratch folder can be listed")
             .filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()))
@@ -115,9 +157,23 @@ impl TestVm {
         vmm.spawn().expect("vmm starts")
     }
 
+    /// Boots; what the guest says can be waited for, and the machine ends with the value at the latest.
+    pub fn launch(mut self) -> Running {
+        let console = self.scratch.path().join("console.txt");
+        self.serial = format!("file={}", console.display());
+        Running { child: Some(self.start()), console, vm: self }
+    }
+
     /// The command line, for who starts it in a way of its own.
     pub fn words(&self) -> Command {
-        let mut vmm = Command::new(crate::vmm());
+        let mut vmm = match self.before.split_first() {
+            None => Command::new(crate::vmm()),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(crate::vmm());
+                command
+            }
+        };
         vmm.arg("--kernel").arg(&self.kernel);
         if let Some(initrd) = self.packed() {
             vmm.arg("--initrd").arg(initrd);
@@ -150,8 +206,95 @@ impl TestVm {
         let (argv, mounts) = (argv.clone(), self.mounts.clone());
         let command = guest::Command { argv, mounts, ..guest::Command::default() };
         bytes.extend(command.segment().expect("a command"));
+        if !self.files.is_empty() {
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(self.archive());
+        }
         fs::write(&path, bytes).expect("the initrd can be written");
         Some(path)
+    }
+}
+
+impl TestVm {
+    fn archive(&self) -> Vec<u8> {
+        let mut archive = guest::Archive::new();
+        for (place, path) in &self.files {
+            archive.file(place, 0o755, fs::read(path).expect("the program can be read"));
+        }
+        archive.to_bytes().expect("an archive")
+    }
+}
+
+/// A machine at work. A test that fails ends it, and what it said is printed.
+#[derive(Debug)]
+pub struct Running {
+    child: Option<Child>,
+    /// Where the guest's words go.
+    console: PathBuf,
+    /// Its folder holds what it boots from.
+    vm: TestVm,
+}
+
+impl Running {
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it is at work").id()
+    }
+
+    /// All that the guest has said.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the guest says `words`, or the machine ends, which fails the test.
+    pub fn wait_for(&mut self, words: &str) {
+        let end = Instant::now() + self.vm.deadline;
+        while !self.said().contains(words) {
+            let child = self.child.as_mut().expect("it is at work");
+            let over = child.try_wait().expect("the child can be waited for").is_some();
+            assert!(!over && Instant::now() < end, "the guest never said {words:?} but: {}", self.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the guest says `words`, and ends it.
+    pub fn end_when(mut self, words: &str) -> Outcome {
+        self.wait_for(words);
+        self.end()
+    }
+
+    /// Ends it in order, by a signal.
+    pub fn end(self) -> Outcome {
+        let outcome = self.signal(nix::sys::signal::Signal::SIGTERM);
+        outcome.assert_ended_by(15);
+        outcome
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(self) {
+        self.signal(nix::sys::signal::Signal::SIGKILL);
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Outcome {
+        let mut outcome = wait(self.child.take().expect("it is at work"), self.vm.deadline);
+        outcome.output = self.said();
+        outcome
+    }
+
+    fn signal(self, signal: nix::sys::signal::Signal) -> Outcome {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(self.id()).expect("a process id"));
+        nix::sys::signal::kill(id, signal).expect("it is there");
+        self.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            println!("a machine was still at work: {}{}", wait(child, DEADLINE), self.said());
+        }
     }
 }
 
@@ -186,12 +329,27 @@ impl Outcome {
         self
     }
 
-    /// Fails the test unless standard error is one sentence with all of `words`.
-    pub fn assert_sentence(&self, words: &[&str]) -> &Self {
+    /// Fails the test unless all of `words` are on standard error, where the log is, with no panic and no bug.
+    pub fn assert_logged(&self, words: &[&str]) -> &Self {
         assert!(!self.errors.contains("panicked") && !self.errors.contains("bug"), "{self}");
-        assert!(self.errors.starts_with("vmm: ") && self.errors.lines().count() == 1, "{self}");
         assert!(words.iter().all(|w| self.errors.contains(w)), "wants {words:?}: {self}");
         self
+    }
+
+    /// Fails the test unless standard error is one sentence with all of `words`.
+    pub fn assert_sentence(&self, words: &[&str]) -> &Self {
+        assert!(self.errors.starts_with("vmm: ") && self.errors.lines().count() == 1, "{self}");
+        self.assert_logged(words)
+    }
+}
+
+impl Outcome {
+    /// How often vCPUs came back to `vmm`, by the boot report that `--report json` wrote.
+    pub fn returns_to_userspace(&self) -> u64 {
+        let report: serde_json::Value =
+            serde_json::from_str(&self.errors).expect("a report and nothing else");
+        let spans = report["spans"].as_array().expect("spans");
+        spans.iter().map(|span| span["exits"]["to_userspace"].as_u64().expect("a count")).sum()
     }
 }
 
@@ -231,9 +389,9 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     told
 }
 
-/// Waits until `what` holds; fails the test, saying `what`'s name, when it does not within half a minute.
+/// Waits until `what` holds; fails the test, saying `what`'s name, when a boot would be taken for hung.
 pub fn until(name: &str, mut what: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + DEADLINE;
     while !what() {
         assert!(Instant::now() < end, "waited in vain until {name}");
         std::thread::sleep(Duration::from_millis(5));

@@ -15,7 +15,7 @@ const ECHO: [&str; 3] = ["sh", "-c", "echo here we are; read word; echo got $wor
 fn end(child: Child) -> Outcome {
     let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
     assert!(killed.success());
-    wait(child, Duration::from_secs(30))
+    wait(child, Duration::from_secs(60))
 }
 
 /// Reads until `words` have come.
@@ -36,7 +36,13 @@ fn a_socket_serves_one_client_after_the_other_and_goes_with_the_machine() {
     let child = vm.start();
     until("the socket is there", || path.exists());
     let connect = || {
-        let client = UnixStream::connect(&path).expect("connects");
+        // The path is there from the bind on, and takes clients from the listen on.
+        let mut client = None;
+        until("the socket takes a client", || {
+            client = UnixStream::connect(&path).ok();
+            client.is_some()
+        });
+        let client = client.expect("until() said so");
         client.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         client
     };

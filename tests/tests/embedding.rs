@@ -16,5 +16,7 @@ fn the_smallest_embedding_boots_to_its_command_and_tells_its_end() {
 fn the_smallest_embedding_tells_what_is_wrong() {
     let vm = TestVm::boot().kernel("/no/such/kernel");
     let outcome = vm.run_by(&tests::example("minimal"));
-    outcome.assert_status(1).assert_sentence(&["/no/such/kernel"]);
+    outcome.assert_status(1);
+    assert!(outcome.errors.starts_with("minimal: there is no kernel at /no/such/kernel"), "{outcome}");
+    assert_eq!(outcome.errors.lines().count(), 1, "{outcome}");
 }

@@ -31,7 +31,7 @@ fn sigterm_ends_the_machine_at_any_moment() {
         std::thread::sleep(Duration::from_millis(wait));
         let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
         assert!(killed.success());
-        tests::wait(child, Duration::from_secs(30)).assert_ended_by(15);
+        tests::wait(child, Duration::from_secs(60)).assert_ended_by(15);
     }
 }
 
@@ -42,11 +42,11 @@ fn a_second_machine_on_the_same_socket_is_refused() {
     let vm = vm.serial(&format!("socket={}", path.display()));
     let first = vm.start();
     tests::until("the first machine's socket is there", || path.exists());
-    let second = tests::wait(vm.start(), Duration::from_secs(30));
+    let second = tests::wait(vm.start(), Duration::from_secs(60));
     second.assert_status(64).assert_sentence(&["in use"]);
     assert!(path.exists(), "the second machine took the first one's socket away");
     let killed = Command::new("kill").arg(first.id().to_string()).status().expect("kill runs");
     assert!(killed.success());
-    tests::wait(first, Duration::from_secs(30)).assert_status(143);
+    tests::wait(first, Duration::from_secs(60)).assert_status(143);
     assert!(!path.exists(), "the socket is left behind");
 }

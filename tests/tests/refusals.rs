@@ -204,7 +204,7 @@ fn on_a_host(script: &str) -> Outcome {
     unshare.arg(format!("mount -t tmpfs dev /dev; {script} \"$@\"")).arg("sh").arg(vmm);
     unshare.arg("--kernel").arg(dir.path().join("vmlinux")).args(["--log-level", "error"]);
     unshare.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    tests::wait(unshare.spawn().expect("unshare runs"), Duration::from_secs(30))
+    tests::wait(unshare.spawn().expect("unshare runs"), Duration::from_secs(60))
 }
 
 #[test]
@@ -233,6 +233,6 @@ fn a_kernel_that_may_not_be_read_is_refused() {
     let mut nobody = Command::new("setpriv");
     nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(vmm).arg("--kernel").arg(kernel);
     nobody.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let outcome = tests::wait(nobody.spawn().expect("setpriv runs"), Duration::from_secs(30));
+    let outcome = tests::wait(nobody.spawn().expect("setpriv runs"), Duration::from_secs(60));
     outcome.assert_status(65).assert_sentence(&["cannot be read", "Permission denied"]);
 }

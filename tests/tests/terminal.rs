@@ -30,8 +30,9 @@ fn status(child: &mut Child) -> i32 {
             return status.code().or(signal.map(|n| 128 + n)).expect("one of them");
         }
         if Instant::now() > limit {
+            let threads: Vec<_> = threads(child.id()).iter().map(tests::Thread::whereabouts).collect();
             let _ = child.kill();
-            panic!("it hangs");
+            panic!("it hangs:\n{}", threads.join("\n"));
         }
         std::thread::sleep(Duration::from_millis(10));
     }

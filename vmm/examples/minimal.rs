@@ -7,11 +7,22 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use vmm::config::{BootConfig, ConsoleTarget};
 use vmm::{Exit, VmBuilder, VmConfig};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match boot() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("minimal: {}", vmm::sentence(&*why));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn boot() -> Result<(), Box<dyn Error>> {
     let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [kernel, initrd] = words.as_slice() else { return Err("usage: minimal KERNEL INITRD".into()) };
 

@@ -4,8 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use devices::virtio::VirtioDevice;
+use devices::virtio::block::DiskError;
+use kvm_ioctls::Kvm;
 
 use crate::acpi;
 use crate::arch::{cpuid, layout, regs};
@@ -56,6 +59,23 @@ pub enum BuildError {
     /// A descriptor that was to be inherited is not there.
     #[error(transparent)]
     Inherit(#[from] crate::inherit::InheritError),
+    /// There is no tap to be had.
+    #[error(transparent)]
+    Tap(#[from] virtio_net::TapError),
+    /// There is no network device on it.
+    #[error(transparent)]
+    Net(#[from] virtio_net::NetError),
+    /// There is no socket device to be had.
+    #[error(transparent)]
+    Vsock(#[from] vsock::VsockError),
+    /// A disk is none, or not to be had.
+    #[error("the disk {name} cannot be used: {why}")]
+    Disk {
+        /// Its path or descriptor.
+        name: String,
+        /// What is wrong with it.
+        why: DiskError,
+    },
     /// A directory cannot be shared.
     #[error(transparent)]
     Fs(#[from] virtio_fs::device::FsError),
@@ -100,17 +120,20 @@ impl VmBuilder {
         let Self { config, attached, recorder } = self;
         let files = open_files(&config)?;
         let kvm = kvm::open()?;
-        let vm = Vm::new(&kvm)?;
         let (ram, mapping) = ram::map(&config.ram())?;
+        let (vm, Booted { entry, .. }) = thread::scope(|scope| {
+            let vm = start_creating(scope, &kvm)?;
+            let booted = boot::load(&ram, config.memory.size, &files)?;
+            recorder.add_copied(booted.copied);
+            recorder.reach(Milestone::KernelLoaded);
+            Ok::<_, BuildError>((finished(vm)?, booted))
+        })?;
         // Memory before the interrupt controllers: with an APIC present every slot change waits for readers.
         vm.map_ram(&ram)?;
         recorder.reach(Milestone::VmCreated);
         let pins = crate::plug::pins(&config, attached.len())?;
         vm.split_irqchip(pins)?;
         vm.set_tss_address(layout::TSS)?;
-        let Booted { entry, copied } = boot::load(&ram, config.memory.size, &files)?;
-        recorder.add_copied(copied);
-        recorder.reach(Milestone::KernelLoaded);
         let control = Arc::new(Control::new(recorder.clone()).map_err(BuildError::host("make an eventfd"))?);
         let buses = Buses::default();
         let plugged = crate::plug::attach(&config, attached, (&vm, &ram), &buses, &control)?;
@@ -145,6 +168,28 @@ impl VmBuilder {
         };
         Ok(Machine { runners, control, confinement, kept })
     }
+}
+
+/// Stack of the thread that creates the machine. Smaller than a huge page, or the host would back it by one.
+const STACK: usize = 64 << 10;
+
+/// Starts creating the machine in a thread of its own: the host's kernel is busy with it for a few microseconds and
+/// then waits some ten milliseconds for a grace period of its RCU (a thread of the machine's joins our cgroup).
+fn start_creating<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    kvm: &'scope Kvm,
+) -> Result<ScopedJoinHandle<'scope, Result<Vm, KvmError>>, BuildError> {
+    let thread = thread::Builder::new()
+        .stack_size(STACK)
+        .spawn_scoped(scope, || Vm::new(kvm))
+        .map_err(BuildError::host("start a thread"))?;
+    // On a host with no idle processor it would not run before this thread's time slice is over.
+    thread::yield_now();
+    Ok(thread)
+}
+
+fn finished<T>(thread: ScopedJoinHandle<'_, Result<T, KvmError>>) -> Result<T, KvmError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Has the recorder read each vCPU's counters, and the returns to this process beside them.
@@ -192,7 +237,7 @@ fn open_kernel(path: &Path) -> Result<File, BuildError> {
     }
 }
 
-fn vcpus(kvm: &kvm_ioctls::Kvm, vm: &Vm, count: u8, entry: regs::Entry) -> Result<Vec<Vcpu>, BuildError> {
+fn vcpus(kvm: &Kvm, vm: &Vm, count: u8, entry: regs::Entry) -> Result<Vec<Vcpu>, BuildError> {
     let supported = kvm
         .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
         .map_err(KvmError::call("list the CPUID it supports"))?;

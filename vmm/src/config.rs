@@ -3,16 +3,20 @@
 //! Text (flags, JSON) becomes a [`VmConfig`] in the command line's own module; rules are checked in one place
 //! before anything is built. Every field has a default, so `VmConfig::default()` plus a kernel is a machine.
 
+mod disk;
 mod file;
 mod fs;
+mod net;
 mod size;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use disk::DiskConfig;
 pub use file::{FileError, parse, read};
 pub use fs::FsConfig;
+pub use net::{Mac, NetConfig, NoMac, VhostMode, VsockConfig};
 
 /// A whole machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,14 @@ pub struct VmConfig {
     pub console: Option<ConsoleTarget>,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
+    /// Network devices.
+    pub nets: Vec<NetConfig>,
+    /// The socket device; absent means no such device.
+    pub vsock: Option<VsockConfig>,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskConfig>,
+    /// The balloon; absent means no such device.
+    pub balloon: Option<BalloonConfig>,
     /// Directories of the host, each served by a daemon of its own.
     pub fs: Vec<FsConfig>,
     /// How virtio devices are attached.
@@ -128,6 +140,19 @@ impl Default for RngConfig {
     fn default() -> Self {
         Self { src: PathBuf::from("/dev/urandom") }
     }
+}
+
+/// The balloon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BalloonConfig {
+    /// How much memory the guest shall give back from the start, in bytes. JSON may say it in words.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub size: u64,
+    /// The guest may take memory back when it runs out of it.
+    pub deflate_on_oom: bool,
+    /// The guest reports pages that it has no use for, which are given back too.
+    pub free_page_reporting: bool,
 }
 
 /// How virtio devices are attached.

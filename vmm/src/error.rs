@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
 
+use devices::virtio::block::DiskError;
+
 use crate::boot::BootError;
 use crate::builder::BuildError;
 use crate::exit::status;
@@ -58,6 +60,17 @@ pub fn sentence(error: &dyn StdError) -> String {
     text
 }
 
+impl Error {
+    /// Whom a disk that cannot be used concerns.
+    fn of_disk(why: &DiskError) -> fn(Cause) -> Self {
+        match why {
+            DiskError::Open(_) | DiskError::Kind => Self::BootFile,
+            DiskError::ReadOnly | DiskError::NotDirect => Self::Usage,
+            DiskError::InUse | DiskError::Size(_) => Self::Host,
+        }
+    }
+}
+
 impl From<Invalid> for Error {
     fn from(invalid: Invalid) -> Self {
         match invalid {
@@ -94,7 +107,12 @@ impl From<BuildError> for Error {
             BuildError::Console(devices::chardev::ChardevError::Host(_)) => Self::Host(error.into()),
             BuildError::Console(_) | BuildError::Open { .. } | BuildError::Slots => Self::Usage(error.into()),
             BuildError::Inherit(_) => Self::Usage(error.into()),
+            BuildError::Tap(why) if why.is_callers() => Self::Usage(why.into()),
+            BuildError::Net(why) if why.is_callers() => Self::Usage(why.into()),
+            BuildError::Vsock(why) if why.is_callers() => Self::Usage(why.into()),
+            BuildError::Disk { ref why, .. } => Self::of_disk(why)(error.into()),
             BuildError::Ram(_) | BuildError::Host { .. } | BuildError::Fs(_) => Self::Host(error.into()),
+            BuildError::Tap(_) | BuildError::Net(_) | BuildError::Vsock(_) => Self::Host(error.into()),
         }
     }
 }

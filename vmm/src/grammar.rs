@@ -4,10 +4,14 @@
 //! understood or refused with one sentence. A flag changes only what it names, so flags override a file key by key.
 //!
 //! 1. [`Pairs`] splits a flag's value into keys and values, quotes resolved, nothing given twice.
-//! 2. Each section function ([`cpus`], [`memory`], [`console`], [`rng`], [`fs`](fs()), [`transport`], [`seccomp`]) takes the
-//!    pairs it knows; what is left over is an error that names the nearest known word.
+//! 2. Each section function ([`cpus`], [`memory`], [`console`], [`rng`], [`net()`], [`vsock()`], [`disk()`], [`balloon()`],
+//!    [`fs()`], [`transport`], [`seccomp`]) takes the pairs it knows; what is left over is an error that names the
+//!    nearest known word.
 
+mod balloon;
+mod disk;
 mod fs;
+mod net;
 mod pairs;
 mod words;
 
@@ -15,7 +19,10 @@ use std::path::PathBuf;
 
 use crate::config::{ConsoleTarget, CpusConfig, MemoryConfig, RngConfig, SeccompMode, Transport};
 
+pub use balloon::balloon;
+pub use disk::disk;
 pub use fs::fs;
+pub use net::{net, vsock};
 pub use pairs::Pairs;
 pub use words::{Hint, nearest, size, switch};
 

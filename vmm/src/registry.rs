@@ -1,16 +1,23 @@
 //! The kinds of virtio devices: the only list there is of them. A new device costs its own file and a line here.
 
 use std::fs::File;
+use std::io::Read;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use devices::rate::Rates;
 use devices::virtio::VirtioDevice;
+use devices::virtio::balloon::{self, Balloon};
+use devices::virtio::block::{self, Block, Disk};
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
 use virtio_fs::device::{Fs, Share};
+use virtio_net::{Net, Options, Tap, Vhost};
+use vsock::Vsock;
 
 use crate::builder::BuildError;
-use crate::config::{ConsoleTarget, FsConfig, VmConfig};
-use crate::inherit;
+use crate::config::{BalloonConfig, ConsoleTarget, DiskConfig, FsConfig, NetConfig, VhostMode, VmConfig};
+use crate::inherit::{self, InheritError};
 use crate::plug::Plug;
 
 type Devices = Vec<Box<dyn VirtioDevice>>;
@@ -27,6 +34,10 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { count: |config| console_of(config).iter().count(), make: console },
     Kind { count: |config| config.rng.iter().count(), make: rng },
+    Kind { count: |config| config.nets.len(), make: nets },
+    Kind { count: |config| config.vsock.iter().count(), make: vsock },
+    Kind { count: |config| config.disks.len(), make: disks },
+    Kind { count: |config| config.balloon.iter().count(), make: balloon },
     Kind { count: |config| config.fs.len(), make: shares },
 ];
 
@@ -62,6 +73,80 @@ fn rng(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
     let Some(rng) = &config.rng else { return Ok(Vec::new()) };
     let source = File::open(&rng.src).map_err(open_error("the entropy source", &rng.src))?;
     let device = Rng::new(source, &plug.confinement).map_err(BuildError::host("make a thread"))?;
+    Ok(vec![Box::new(device)])
+}
+
+fn nets(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    let nets = config.nets.iter().enumerate();
+    nets.map(|(index, net)| Ok(Box::new(self::net(index, net, plug)?) as Box<dyn VirtioDevice>)).collect()
+}
+
+fn net(index: usize, config: &NetConfig, plug: &Plug<'_>) -> Result<Net, BuildError> {
+    let given = |fd: &i32| Ok::<_, InheritError>((*fd, inherit::take(*fd)?));
+    let taps = match &config.tap {
+        Some(name) => Tap::open(name, config.pairs(), config.mtu)?,
+        None => Tap::inherit(config.fd.iter().map(given).collect::<Result<_, _>>()?)?,
+    };
+    let vhost = match config.vhost {
+        _ if !config.vhostfd.is_empty() => {
+            Vhost::Given(config.vhostfd.iter().map(|fd| inherit::take(*fd)).collect::<Result<_, _>>()?)
+        }
+        VhostMode::On => Vhost::On,
+        VhostMode::Off => Vhost::Off,
+        VhostMode::Auto => Vhost::Auto,
+    };
+    let mac = config.mac.map_or_else(random_mac, |mac| Ok(mac.0));
+    let mac = mac.map_err(BuildError::host("give random bytes for a network address"))?;
+    let options = Options { mac, mtu: config.mtu, offload: config.offload, vhost };
+    Ok(Net::new(index, taps, options, &plug.confinement)?)
+}
+
+/// An address of nobody's making (IEEE 802, the second bit of the first byte).
+fn random_mac() -> std::io::Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    File::open("/dev/urandom")?.read_exact(&mut mac)?;
+    mac[0] = mac[0] & !1 | 2;
+    Ok(mac)
+}
+
+fn vsock(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    let Some(vsock) = &config.vsock else { return Ok(Vec::new()) };
+    let device = match vsock.fd {
+        Some(fd) => Vsock::from_file(vsock.cid, inherit::take(fd)?, &plug.confinement)?,
+        None => Vsock::open(vsock.cid, &plug.confinement)?,
+    };
+    Ok(vec![Box::new(device)])
+}
+
+fn disks(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    config.disks.iter().map(|config| disk(config, plug)).collect()
+}
+
+fn disk(config: &DiskConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, BuildError> {
+    let DiskConfig { readonly, direct, ref serial, queues, .. } = *config;
+    let options = block::Options { readonly, direct, serial: serial.clone() };
+    let rates = Rates {
+        bytes: config.bw.and_then(NonZeroU64::new),
+        operations: config.ops.and_then(NonZeroU64::new),
+    };
+    let (name, disk) = match (&config.path, config.fd) {
+        (None, Some(fd)) => (format!("descriptor {fd}"), Disk::new(inherit::take(fd)?, &options)),
+        (path, _) => {
+            let path = path.clone().unwrap_or_default();
+            (path.display().to_string(), Disk::open(&path, &options))
+        }
+    };
+    let disk = disk.map_err(|why| BuildError::Disk { name, why })?;
+    let device = Block::new(disk, queues, rates, &plug.confinement);
+    Ok(Box::new(device.map_err(BuildError::host("make a thread"))?))
+}
+
+fn balloon(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
+    let Some(BalloonConfig { size, deflate_on_oom, free_page_reporting }) = config.balloon else {
+        return Ok(Vec::new());
+    };
+    let options = balloon::Options { deflate_on_oom, free_page_reporting };
+    let device = Balloon::new(size, options, &plug.confinement).map_err(BuildError::host("make a thread"))?;
     Ok(vec![Box::new(device)])
 }
 

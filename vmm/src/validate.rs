@@ -7,19 +7,23 @@
 //! Contract: nothing is created, no file is waited for, nothing is read but a file's metadata. The host may change
 //! afterwards, so whoever opens a file or maps memory still answers for what it finds.
 
+mod disk;
 mod files;
 mod fs;
 mod host;
 mod machine;
+mod net;
 
 use std::fmt;
 
 use crate::config::VmConfig;
 
+pub use disk::DiskFault;
 pub use files::FileFault;
 pub use fs::FsFault;
 pub use host::{HostFault, kvm};
 pub use machine::ConfigFault;
+pub use net::NetFault;
 
 /// All the faults of one phase.
 #[derive(Debug)]

@@ -1,1 +1,5 @@
-//! virtio-vsock over vhost-vsock.
+//! virtio-vsock over vhost-vsock: AF_VSOCK between the guest and this host.
+
+mod vhost;
+
+pub use vhost::{Vsock, VsockError};

@@ -1,10 +1,12 @@
 //! The driver's side of everything, for tests: interrupts that are counted, a ring as a driver fills it, registers as
 //! a driver writes them over either transport, and the conformance suite that every virtio device must pass.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests say what they expect by failing
+#![allow(clippy::cast_possible_truncation)] // small numbers all
 
 pub mod conformance;
 mod face;
 mod ring;
+pub mod script;
 
 use std::fs::File;
 use std::io;

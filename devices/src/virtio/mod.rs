@@ -8,6 +8,8 @@
 //! 5. Reset or unplug: [`VirtioDevice::stop`] returns when no thread touches guest memory any more.
 //!    Then again from 2.
 
+pub mod balloon;
+pub mod block;
 pub mod chain;
 pub mod console;
 mod orphans;

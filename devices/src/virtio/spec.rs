@@ -2,10 +2,18 @@
 
 /// Device ids (5).
 pub mod device {
+    /// 5.1
+    pub const NET: u32 = 1;
+    /// 5.2
+    pub const BLOCK: u32 = 2;
     /// 5.3
     pub const CONSOLE: u32 = 3;
     /// 5.4
     pub const ENTROPY: u32 = 4;
+    /// 5.5
+    pub const BALLOON: u32 = 5;
+    /// 5.10
+    pub const VSOCK: u32 = 19;
     /// 5.11
     pub const FS: u32 = 26;
 }

@@ -1,6 +1,9 @@
 //! The daemon's file system against a guest that sends whatever it likes. Nothing outside of the directory may change.
 #![no_main]
 
+#[path = "../sys.rs"]
+mod sys;
+
 use std::fs;
 
 use libfuzzer_sys::fuzz_target;
@@ -9,16 +12,7 @@ use virtio_fs::daemon::testing::Guest;
 /// FUSE_FALLOCATE, which is a way to fill the disk and has nothing to be taken apart wrongly.
 const FALLOCATE: u32 = 43;
 
-fn limit() {
-    let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
-    // SAFETY: a structure of plain numbers; a write past the limit shall fail, not kill.
-    unsafe {
-        libc::setrlimit(libc::RLIMIT_FSIZE, &limit);
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-    }
-}
-
-fuzz_target!(init: limit(), |data: &[u8]| {
+fuzz_target!(init: sys::limit_files(), |data: &[u8]| {
     let place = tempfile::tempdir().expect("a folder");
     let dir = place.path().join("shared");
     fs::create_dir_all(dir.join("sub")).expect("a folder");

@@ -13,6 +13,7 @@ use guest_kernel::Cache;
 use crate::bed::{Bed, INSIDE, Job};
 use crate::build::{self, Programs};
 use crate::error::{Doing, Error, Result};
+use crate::network::Network;
 use crate::{host, kernels};
 
 /// Boot the host's own kernel with a generated initrd.
@@ -27,6 +28,12 @@ pub(crate) struct Boot {
     /// How virtio devices are attached: pci or mmio
     #[arg(long, default_value = "pci")]
     transport: String,
+    /// A disk for the guest, a raw image or a block device; may be given again
+    #[arg(long, value_name = "FILE")]
+    disk: Vec<PathBuf>,
+    /// Give the guest a network: a namespace and a tap of its own, gone with it; needs root
+    #[arg(long)]
+    net: bool,
     /// Show the kernel's console on standard error instead of keeping it in a log
     #[arg(long)]
     show_console: bool,
@@ -46,8 +53,14 @@ impl Boot {
         let programs = build::programs()?;
         let source = kernels::of_host()?;
         let image = image(&source, &programs, &host::target().join("guest"))?;
-        let initrd = self.initrd(&image)?;
-        let words = self.words(&programs, &image, &initrd);
+        let network = self.net.then(Network::new);
+        let initrd = self.initrd(&image, network.as_ref())?;
+        let mut words = self.words(&programs, &image, &initrd);
+        if let Some(network) = &network {
+            host::need(&[("ip", "iproute2"), ("nft", "nftables")])?;
+            words.extend(network.flag());
+            words = network.around(words);
+        }
         let status =
             if std::env::var_os(INSIDE).is_some() { self.here(&words) } else { self.anywhere(words) };
         let _ = fs::remove_file(&initrd);
@@ -77,9 +90,9 @@ impl Boot {
     }
 
     /// The image's initrd with the command behind it, in a file of this run's own.
-    fn initrd(&self, image: &Image) -> Result<PathBuf> {
+    fn initrd(&self, image: &Image, network: Option<&Network>) -> Result<PathBuf> {
         let command = guest::Command {
-            argv: self.command.clone(),
+            argv: network.map_or_else(|| self.command.clone(), |network| network.before(&self.command)),
             interactive: self.command.is_empty() && std::io::stdin().is_terminal(),
             mounts: self.share.iter().map(|_| mount()).collect(),
             folder: self.share.as_ref().map(|_| PLACE.to_owned()),
@@ -104,6 +117,13 @@ impl Boot {
         put("--rng", "on".into());
         for (flag, target) in self.consoles() {
             put(flag, target);
+        }
+        for disk in &self.disk {
+            // Quoted, for a name may have commas.
+            let mut path = OsString::from("path=\"");
+            path.push(disk);
+            path.push("\"");
+            put("--disk", path);
         }
         words.push("--guest-status".into());
         match &self.share {

@@ -31,6 +31,10 @@ pub(crate) struct Programs {
 
 /// Builds the VMM, its daemon, the guest's init and the builder of guest images for release.
 pub(crate) fn programs() -> Result<Programs> {
+    let dir = release();
+    if !dir.join("vmm").exists() {
+        eprintln!("xtask: building our programs, which takes some minutes the first time");
+    }
     // One form of the command for all, or features are resolved anew and everything is built twice.
     host::run(cargo().args([
         "build",
@@ -45,7 +49,6 @@ pub(crate) fn programs() -> Result<Programs> {
         "--package",
         "virtio-fs",
     ]))?;
-    let dir = release();
     Ok(Programs {
         vmm: dir.join("vmm"),
         virtiofsd: dir.join("kiwi-virtiofsd"),
@@ -72,25 +75,34 @@ pub(crate) fn stopwatch() -> Result<PathBuf> {
 
 /// Builds the integration tests and gives their executables.
 pub(crate) fn integration_tests() -> Result<Vec<PathBuf>> {
-    let json = host::output(cargo().args([
-        "test",
-        "--quiet",
-        "--package",
-        "tests",
-        "--tests",
-        "--no-run",
-        "--message-format=json",
-    ]))?;
+    executables(&["test", "--package", "tests", "--tests"], "test")
+}
+
+/// Builds them and gives the executable of the file `name`.
+pub(crate) fn integration_test(name: &str) -> Result<PathBuf> {
+    let all = executables(&["test", "--package", "tests", "--test", name], "test")?;
+    all.into_iter().next().ok_or_else(|| Error::new(format!("there is no test {name}")))
+}
+
+/// Builds what boots VMMs under criterion.
+pub(crate) fn boot_bench() -> Result<PathBuf> {
+    let all = executables(&["bench", "--package", "benches", "--bench", "boot"], "bench")?;
+    all.into_iter().next().ok_or_else(|| Error::new("there is no benchmark of boots"))
+}
+
+/// Builds what `words` name and gives each executable of `kind`.
+fn executables(words: &[&str], kind: &str) -> Result<Vec<PathBuf>> {
+    let json = host::output(cargo().args(words).args(["--quiet", "--no-run", "--message-format=json"]))?;
     let mut found = Vec::new();
     for line in json.lines() {
         let message: serde_json::Value = serde_json::from_str(line).doing("reading cargo's messages")?;
-        let is_test = message["target"]["kind"][0] == "test";
-        if let (true, Some(path)) = (is_test, message["executable"].as_str()) {
+        let is_wanted = message["target"]["kind"][0] == kind;
+        if let (true, Some(path)) = (is_wanted, message["executable"].as_str()) {
             found.push(PathBuf::from(path));
         }
     }
     if found.is_empty() {
-        return Err(Error::new("there are no integration tests to run, which cannot be right"));
+        return Err(Error::new(format!("cargo {words:?} built nothing, which cannot be right")));
     }
     Ok(found)
 }

@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask boot`, `test`, `testbed` and the tools behind them.
 
 mod bed;
+mod bench;
 mod binary;
 mod boot;
 mod build;
@@ -10,7 +11,10 @@ mod host;
 mod image;
 mod kernels;
 mod lint;
+mod matrix;
 mod measure;
+mod network;
+mod soak;
 mod suite;
 
 use std::process::ExitCode;
@@ -35,6 +39,9 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     Lint(lint::Lint),
     ImageCheck(image::ImageCheck),
+    Bench(bench::Bench),
+    Matrix(matrix::Matrix),
+    Soak(soak::Soak),
     /// Measure boots of our VMM and of QEMU on the instruction clock
     Measure(measure::Measure),
     /// Run a command in the test bed: an emulated host with a real KVM
@@ -48,6 +55,9 @@ fn main() -> ExitCode {
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Lint(lint) => lint.run(),
         Command::ImageCheck(check) => check.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Matrix(matrix) => matrix.run(),
+        Command::Soak(soak) => soak.run(),
         Command::Measure(measure) => measure.run(),
         Command::Testbed(testbed) => testbed.run(),
     };

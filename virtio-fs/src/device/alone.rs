@@ -91,7 +91,7 @@ fn refuse(mut chain: Chain, ram: &GuestMemoryMmap) -> Result<Chain, QueueError> 
     let Some((operation, unique)) = request(&mut chain, ram)? else { return Ok(chain) };
     if !SILENT.contains(&operation) && chain.writable() >= REPLY {
         let mut reply = Vec::with_capacity(REPLY);
-        reply.extend((REPLY as u32).to_le_bytes());
+        reply.extend(16u32.to_le_bytes()); // REPLY, as the header has it
         reply.extend((-libc::ENOTCONN).to_le_bytes());
         reply.extend(unique.to_le_bytes());
         chain.write(ram, &reply)?;

@@ -7,7 +7,6 @@
 mod bzimage;
 pub(crate) mod cmdline;
 mod elf;
-mod image;
 mod initrd;
 mod params;
 

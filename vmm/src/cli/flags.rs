@@ -11,8 +11,8 @@ enum Value {
     Path(&'static str),
     /// Text in UTF-8.
     Text(&'static str),
-    /// Text in UTF-8; the flag may be given many times.
-    Many(&'static str),
+    /// Text in UTF-8, and the flag may be given again.
+    Texts(&'static str),
 }
 
 /// A flag and its line of help.
@@ -27,7 +27,23 @@ const FLAGS: &[Flag] = &[
     Flag("serial", Value::Text("TARGET"), "COM1: off, null, tty, stdio, pty, file=PATH, socket=PATH [null]"),
     Flag("console", Value::Text("TARGET"), "The virtio console (hvc0), targets as above [off]"),
     Flag("rng", Value::Text("WORD"), "The virtio entropy device: on, off, src=PATH [off]"),
-    Flag("fs", Value::Many("SHARE"), "A shared directory: tag=NAME,socket=PATH|fd=N; may be repeated [none]"),
+    Flag("net", Value::Texts("TAP"), "A network device: tap=NAME or fd=N, and more; may be repeated [none]"),
+    Flag("vsock", Value::Text("CID"), "Sockets between host and guest: cid=3[,fd=N] [none]"),
+    Flag(
+        "disk",
+        Value::Texts("DISK"),
+        "A disk, once for each: path=FILE[,readonly=on][,direct=on]... [none]",
+    ),
+    Flag(
+        "balloon",
+        Value::Text("WORD"),
+        "Memory given back: on, off, size=SIZE[,deflate_on_oom=on]... [off]",
+    ),
+    Flag(
+        "fs",
+        Value::Texts("SHARE"),
+        "A shared directory: tag=NAME,socket=PATH|fd=N; may be repeated [none]",
+    ),
     Flag("transport", Value::Text("WORD"), "How virtio devices are attached: pci, mmio [pci]"),
     Flag("seccomp", Value::Text("WORD"), "System call filters: on, off, log [on]"),
     Flag("config", Value::Path("FILE"), "A machine in JSON; flags override it"),
@@ -53,7 +69,7 @@ fn argument(Flag(name, value, help): &'static Flag) -> Arg {
         Value::Path(of) => arg.value_name(*of).value_parser(ValueParser::os_string()),
         // A kernel command line may well begin with a dash.
         Value::Text(of) if *name == "cmdline" => arg.value_name(*of).allow_hyphen_values(true),
-        Value::Many(of) => arg.value_name(*of).action(ArgAction::Append),
+        Value::Texts(of) => arg.value_name(*of).action(ArgAction::Append),
         // "-1" is a wrong number, not an unknown flag.
         Value::Text(of) => arg.value_name(*of).allow_negative_numbers(true),
     }

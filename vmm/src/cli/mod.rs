@@ -120,6 +120,19 @@ fn machine(matches: &ArgMatches, config: &mut VmConfig) -> Result<(), GrammarErr
     if let Some(rng) = text(matches, "rng") {
         config.rng = grammar::rng(rng)?;
     }
+    // A machine's network devices are those of the flags, if there is one.
+    if let Some(nets) = matches.get_many::<String>("net") {
+        config.nets = nets.map(|net| grammar::net(net)).collect::<Result<_, _>>()?;
+    }
+    if let Some(vsock) = text(matches, "vsock") {
+        config.vsock = Some(grammar::vsock(vsock)?);
+    }
+    if let Some(disks) = matches.get_many::<String>("disk") {
+        config.disks = disks.map(|disk| grammar::disk(disk)).collect::<Result<_, _>>()?;
+    }
+    if let Some(balloon) = text(matches, "balloon") {
+        config.balloon = grammar::balloon(balloon)?;
+    }
     if let Some(shares) = matches.get_many::<String>("fs") {
         config.fs = shares.map(|share| grammar::fs(share)).collect::<Result<_, _>>()?;
     }

@@ -38,6 +38,12 @@ fn every_flag_lands_in_its_place() {
         "socket=/run/c",
         "--rng",
         "on",
+        "--disk",
+        "/a.img",
+        "--disk",
+        "path=/b.img,readonly=on",
+        "--balloon",
+        "size=64M",
         "--transport",
         "mmio",
         "--seccomp",
@@ -62,6 +68,9 @@ fn every_flag_lands_in_its_place() {
     assert_eq!(config.serial, ConsoleTarget::Tty);
     assert_eq!(config.console, Some(ConsoleTarget::Socket("/run/c".into())));
     assert_eq!(config.rng, Some(RngConfig::default()));
+    assert_eq!(config.disks.len(), 2);
+    assert_eq!(config.disks[1].path, Some("/b.img".into()));
+    assert_eq!(config.balloon.map(|b| b.size), Some(64 << 20));
     assert_eq!(config.transport, Transport::Mmio);
     assert_eq!(config.seccomp, SeccompMode::Log);
     assert_eq!(config.silence, 20);

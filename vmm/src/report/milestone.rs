@@ -12,10 +12,10 @@ pub enum Milestone {
     Exec,
     /// The configuration is read and keeps all rules.
     Parsed,
-    /// KVM made the machine, and memory is mapped.
-    VmCreated,
     /// Kernel, initrd and command line are in guest memory.
     KernelLoaded,
+    /// KVM made the machine, which was begun before the kernel was loaded, and memory is mapped.
+    VmCreated,
     /// Devices, tables and vCPUs are in place.
     VcpusReady,
     /// The first vCPU enters the guest for the first time.
@@ -37,8 +37,8 @@ impl Milestone {
     pub const ALL: [Self; 11] = [
         Self::Exec,
         Self::Parsed,
-        Self::VmCreated,
         Self::KernelLoaded,
+        Self::VmCreated,
         Self::VcpusReady,
         Self::FirstEntry,
         Self::FirstConsoleByte,
@@ -86,8 +86,8 @@ impl Milestone {
             Self::End if before < Self::Marker => "what the guest did then",
             Self::Exec => "",
             Self::Parsed => "exec, read and check words",
-            Self::VmCreated => "create the machine",
             Self::KernelLoaded => "load kernel and initrd",
+            Self::VmCreated => "create the machine",
             Self::VcpusReady => "devices, tables, vCPUs",
             Self::FirstEntry => "start the threads",
             Self::FirstConsoleByte => "kernel, until it prints",

@@ -19,8 +19,8 @@ fn report() -> Report {
         reached: vec![
             at(Milestone::Exec, 0, none()),
             at(Milestone::Parsed, 390, none()),
-            at(Milestone::VmCreated, 1_240, none()),
-            at(Milestone::KernelLoaded, 19_800, none()),
+            at(Milestone::KernelLoaded, 18_800, none()),
+            at(Milestone::VmCreated, 19_800, none()),
             at(Milestone::VcpusReady, 20_960, none()),
             at(Milestone::FirstEntry, 21_300, none()),
             at(Milestone::FirstConsoleByte, 164_000, counters(612, 31, 4, 402)),

@@ -123,3 +123,40 @@ fn every_call_has_a_name() {
     let unknown = Forbidden { thread: [b'x'; 16], number: -1 }.to_string();
     assert!(unknown.contains("the system call that has no name (-1)"), "{unknown}");
 }
+
+/// What `program` says to call `number` with arguments of zeros.
+fn verdict(program: &BpfProgram, number: u32) -> u32 {
+    let (mut at, mut value) = (0, 0);
+    loop {
+        let sock_filter { code, jt, jf, k } = program[at];
+        let jump = |taken: bool| 1 + usize::from(if taken { jt } else { jf });
+        at += match code {
+            // seccomp_data: the number, the architecture, then what is zero here.
+            0x20 => {
+                value = [number, 0xc000_003e].get(k as usize / 4).copied().unwrap_or(0);
+                1
+            }
+            0x15 => jump(value == k),
+            JUMP_IF_NOT_BELOW => jump(value >= k),
+            JUMP => 1 + k as usize,
+            0x06 => return k,
+            other => panic!("no filter of ours has instruction {other:#x}"),
+        };
+    }
+}
+
+#[test]
+fn a_filter_in_parts_allows_what_is_on_its_list_and_nothing_else() {
+    for calls in [vcpu::CALLS, supervisor::CALLS, chardev::CALLS] {
+        let program = compile(calls, SeccompAction::Trap).expect("compiles");
+        let all = || calls.iter().chain(EVERY_THREAD);
+        for number in 0..1000_u32 {
+            let allowed = all().any(|call| match *call {
+                Call::Any(listed) => listed == i64::from(number),
+                Call::Only(listed, _, values) => listed == i64::from(number) && values.contains(&0),
+            });
+            let wanted = if allowed { SeccompAction::Allow } else { SeccompAction::Trap };
+            assert_eq!(verdict(&program, number), u32::from(wanted), "call {number}");
+        }
+    }
+}

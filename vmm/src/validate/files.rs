@@ -1,4 +1,4 @@
-//! Rules about the files a machine boots from.
+//! Rules about the files a machine boots from and has as disks.
 
 use std::fs::{self, FileType, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -46,6 +46,14 @@ pub enum FileFault {
         /// What the host answered.
         why: io::Error,
     },
+    /// It is nothing that could be a disk.
+    #[error("the disk {path} is {kind}, neither a regular file nor a block device")]
+    NoDisk {
+        /// Which path.
+        path: PathBuf,
+        /// What it is, with its article.
+        kind: &'static str,
+    },
     /// It cannot ever fit.
     #[error(
         "the initrd {path} of {initrd} MiB does not fit in the machine's memory of {memory} MiB; give it more memory"
@@ -60,22 +68,36 @@ pub enum FileFault {
     },
 }
 
-/// The faults of the kernel and the initrd, one each.
+/// The faults of the kernel, the initrd and the disks, one each.
 pub(super) fn faults(config: &VmConfig) -> Vec<FileFault> {
     let kernel = bootable("kernel", &config.boot.kernel).err();
     let initrd = config.boot.initrd.as_deref().and_then(|path| {
         let size = bootable("initrd", path);
         size.and_then(|size| initrd_fits(path, size, config.memory.size)).err()
     });
-    kernel.into_iter().chain(initrd).collect()
+    let disks = config.disks.iter().filter_map(|disk| usable(disk.path.as_deref()?).err());
+    kernel.into_iter().chain(initrd).chain(disks).collect()
+}
+
+/// A regular file or a block device; whether it can be opened shows when it is.
+fn usable(path: &Path) -> Result<(), FileFault> {
+    let kind_of = fs::metadata(path).map_err(|why| fault_of("disk", path, why))?.file_type();
+    match kind_of.is_file() || kind_of.is_block_device() {
+        true => Ok(()),
+        false => Err(FileFault::NoDisk { path: path.to_owned(), kind: kind(kind_of) }),
+    }
+}
+
+fn fault_of(what: &'static str, path: &Path, why: io::Error) -> FileFault {
+    match why.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => FileFault::Missing { what, path: path.to_owned() },
+        _ => FileFault::Unreadable { what, path: path.to_owned(), why },
+    }
 }
 
 /// A regular file, readable, not empty: its size. Devices are only looked at, for opening one may do something.
 fn bootable(what: &'static str, path: &Path) -> Result<u64, FileFault> {
-    let fail = |why: io::Error| match why.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => FileFault::Missing { what, path: path.to_owned() },
-        _ => FileFault::Unreadable { what, path: path.to_owned(), why },
-    };
+    let fail = |why: io::Error| fault_of(what, path, why);
     let metadata = fs::metadata(path).map_err(fail)?;
     if !metadata.is_file() {
         return Err(FileFault::Kind { what, path: path.to_owned(), kind: kind(metadata.file_type()) });

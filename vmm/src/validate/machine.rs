@@ -3,7 +3,9 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::disk::{self, DiskFault};
 use super::fs::{self, FsFault};
+use super::net::{self, NetFault};
 use crate::config::{ConsoleTarget, VmConfig};
 
 /// What a configuration breaks.
@@ -71,6 +73,33 @@ pub enum ConfigFault {
     /// A command line that the kernel would stop reading.
     #[error("the kernel command line holds a NUL byte, where the kernel would stop reading it")]
     CmdlineNul,
+    /// A context id that no guest can have.
+    #[error("the context id {0} is no guest's; --vsock cid= takes 3 to 4294967294, unique on this host")]
+    Cid(u32),
+    /// A network device that contradicts itself.
+    #[error(transparent)]
+    Net(NetFault),
+    /// Standard input, output or error for a device.
+    #[error(
+        "descriptor {0} cannot be a device's: 0, 1 and 2 are standard input, output and error; give one from 3 on"
+    )]
+    StandardDescriptor(i32),
+    /// One descriptor for two purposes.
+    #[error("descriptor {0} is given twice; each needs one of its own")]
+    DescriptorTwice(i32),
+    /// A disk that is none.
+    #[error(transparent)]
+    Disk(#[from] DiskFault),
+    /// A balloon that would leave the guest nothing.
+    #[error(
+        "a balloon of {balloon} MiB leaves a guest of {memory} MiB too little; make it at least 64 MiB smaller"
+    )]
+    BalloonLarge {
+        /// Its size in MiB.
+        balloon: u64,
+        /// The machine's memory in MiB.
+        memory: u64,
+    },
     /// A shared directory that cannot be.
     #[error(transparent)]
     Fs(#[from] FsFault),
@@ -92,6 +121,12 @@ pub(super) const RULES: &[Rule] = &[
     socket_paths_fit,
     cmdline_fits,
     cmdline_has_no_nul,
+    net::the_cid_is_a_guests,
+    net::network_devices_are_sound,
+    net::descriptors_are_not_the_standard_ones,
+    net::descriptors_have_one_use,
+    disk::every_disk_is_sound,
+    the_balloon_leaves_room,
     fs::shares_can_be,
 ];
 
@@ -121,6 +156,12 @@ fn memory_is_whole_pages(config: &VmConfig) -> Option<ConfigFault> {
     let (bytes, page) = if config.memory.hugepages { (2 << 20, "2 MiB") } else { (4096, "4 KiB") };
     let size = config.memory.size;
     (!size.is_multiple_of(bytes)).then_some(ConfigFault::MemoryPages { size, page })
+}
+
+fn the_balloon_leaves_room(config: &VmConfig) -> Option<ConfigFault> {
+    let (balloon, memory) = (config.balloon.as_ref()?.size, config.memory.size);
+    let fits = balloon == 0 || balloon.checked_add(MEMORY_MIN).is_some_and(|sum| sum <= memory);
+    (!fits).then_some(ConfigFault::BalloonLarge { balloon: balloon >> 20, memory: memory >> 20 })
 }
 
 fn cpus_are_1_to_32(config: &VmConfig) -> Option<ConfigFault> {
@@ -253,6 +294,18 @@ mod tests {
     fn cpus_that_would_come_later_are_refused() {
         assert_eq!(faults(|c| c.cpus.max = Some(1)), []);
         assert_eq!(faults(|c| c.cpus.max = Some(8)), [ConfigFault::CpusMax { boot: 1, max: 8 }]);
+    }
+
+    #[test]
+    fn a_balloon_that_leaves_no_room_is_refused() {
+        let with = |size| {
+            let balloon = crate::config::BalloonConfig { size, ..Default::default() };
+            faults(move |c| (c.memory.size, c.balloon) = (256 << 20, Some(balloon)))
+        };
+        assert_eq!(with(192 << 20), []);
+        assert_eq!(with(193 << 20), [ConfigFault::BalloonLarge { balloon: 193, memory: 256 }]);
+        assert_eq!(with(u64::MAX).len(), 1);
+        assert_eq!(with(0), []);
     }
 
     #[test]

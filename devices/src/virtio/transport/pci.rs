@@ -241,8 +241,9 @@ fn half(address: u64, high: bool) -> [u8; 4] {
 fn identity(kind: u32) -> Identity {
     let device = FIRST_DEVICE_ID.saturating_add(u16::try_from(kind).unwrap_or(0));
     let class = match kind {
+        spec::device::NET => [0x02, 0x00, 0x00], // network controller, Ethernet
         spec::device::CONSOLE => [0x07, 0x80, 0x00], // simple communication controller, other
-        _ => [0xff, 0x00, 0x00],                     // unassigned: drivers go by the id
+        _ => [0xff, 0x00, 0x00],                 // unassigned: drivers go by the id
     };
     Identity { id: (VENDOR, device), class, revision: REVISION, subsystem: (VENDOR, device) }
 }

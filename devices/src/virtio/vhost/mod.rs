@@ -1,7 +1,9 @@
 //! Devices whose queues somebody else runs: siblings of those whose queues we run, with the same contract.
 
 mod deadline;
+pub mod kernel;
 mod refusals;
+mod sys;
 pub mod user;
 
 pub use deadline::Deadline;

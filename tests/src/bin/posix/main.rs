@@ -1,5 +1,6 @@
 //! What POSIX and Linux promise of files, checked in the guest, in the folder that is given: see tests/tests/fs.rs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a check says what it expects by failing
+#![allow(clippy::cast_possible_truncation)] // numbers of its own, all small
 
 mod sys;
 

@@ -57,8 +57,10 @@ pub(crate) fn remove_attribute(file: &Path, name: &str) -> io::Result<()> {
 pub(crate) fn lock(file: &File, start: i64, bytes: i64) -> io::Result<()> {
     // SAFETY: a structure of plain numbers.
     let mut range: libc::flock = unsafe { std::mem::zeroed() };
-    range.l_type = libc::F_WRLCK as i16;
-    range.l_whence = libc::SEEK_SET as i16;
+    #[allow(clippy::cast_possible_truncation)] // small constants, which the structure has 16 bits for
+    {
+        (range.l_type, range.l_whence) = (libc::F_WRLCK as i16, libc::SEEK_SET as i16);
+    }
     (range.l_start, range.l_len) = (start, bytes);
     // SAFETY: the structure outlives the call, which reads it.
     len(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &range) } as isize).map(drop)

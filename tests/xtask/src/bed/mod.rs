@@ -17,6 +17,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use guest::{Archive, ModuleTree, Source};
@@ -43,8 +44,23 @@ impl Testbed {
     }
 }
 
-/// What the L1 needs: network, file sharing, nested virtualization.
-const MODULES: [&str; 7] = ["virtio_pci", "9p", "9pnet_virtio", "kvm_amd", "tun", "vhost_net", "vhost_vsock"];
+/// What the L1 needs: network, file sharing, nested virtualization, devices for tests of disks.
+const MODULES: [&str; 13] = [
+    "virtio_pci",
+    "9p",
+    "9pnet_virtio",
+    "kvm_amd",
+    "tun",
+    "vhost_net",
+    "vhost_vsock",
+    "loop",
+    "dm_mod",
+    // A pod's network: a pair of devices, and packets redirected between one of them and a tap.
+    "veth",
+    "sch_ingress",
+    "cls_u32",
+    "act_mirred",
+];
 
 /// The L1's own command line. One emulated CPU: with two, a guest hangs now and then.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
@@ -64,11 +80,18 @@ pub(crate) struct Bed {
 pub(crate) struct Job {
     words: Vec<OsString>,
     env: Vec<(String, OsString)>,
+    unattended: bool,
 }
 
 impl Job {
     pub(crate) fn new(words: Vec<OsString>) -> Self {
-        Self { words, env: Vec::new() }
+        Self { words, env: Vec::new(), unattended: false }
+    }
+
+    /// Nobody types anything.
+    pub(crate) fn unattended(mut self) -> Self {
+        self.unattended = true;
+        self
     }
 
     /// Adds a variable to the command's environment.
@@ -104,9 +127,9 @@ impl Bed {
     fn run_in(&self, run: &Path, job: &Job, timeout: Duration) -> Result<u8> {
         let (script, status, console) = (run.join("job"), run.join("status"), run.join("console.log"));
         fs::write(&script, script_of(job, &status)?).doing(format_args!("writing {}", script.display()))?;
-        let interactive = std::io::stdin().is_terminal();
+        let interactive = !job.unattended && std::io::stdin().is_terminal();
         let mut qemu = self.qemu(&script, &console, interactive);
-        if std::env::var_os("CI").is_some() {
+        if job.unattended || std::env::var_os("CI").is_some() {
             qemu.stdin(Stdio::null());
         }
         let mut child = qemu.spawn().doing("starting qemu-system-x86_64")?;
@@ -142,7 +165,9 @@ impl Bed {
 
     /// An empty folder for one run.
     fn fresh(&self, what: &str) -> Result<PathBuf> {
-        let run = self.home.join(format!("{what}-{}", std::process::id()));
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let (process, n) = (std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
+        let run = self.home.join(format!("{what}-{process}-{n}"));
         let _ = fs::remove_dir_all(&run);
         fs::create_dir_all(&run).doing(format_args!("making {}", run.display()))?;
         Ok(run)
@@ -240,10 +265,47 @@ pub(crate) fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 impl Job {
-    /// Runs the job on this machine.
-    pub(crate) fn here(&self) -> Result<()> {
+    /// Runs the job on this machine; its exit status.
+    fn here(&self) -> Result<u8> {
         let (program, rest) =
             self.words.split_first().ok_or_else(|| Error::new("there is nothing to run"))?;
-        host::run(Command::new(program).args(rest).envs(self.env.iter().map(|(n, v)| (n, v))))
+        let mut command = Command::new(program);
+        command.args(rest).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let status = command.status().doing(format_args!("starting {}", program.display()))?;
+        let by_signal = || Error::new(format!("{} ended with {status}", program.display()));
+        status.code().and_then(|code| u8::try_from(code).ok()).ok_or_else(by_signal)
     }
+}
+
+/// Runs `job` on this machine if its KVM runs guests, in the bed otherwise.
+pub(crate) fn run_anywhere(job: &Job, limit: Duration) -> Result<u8> {
+    match bed_unless_here()? {
+        Some(bed) => bed.run(job, limit),
+        None => job.here(),
+    }
+}
+
+/// Runs `jobs`, which share their work out among themselves, each in a bed of its own and all at once; on a machine
+/// whose KVM runs guests one after the other, so that they do not share its network.
+pub(crate) fn run_side_by_side(jobs: &[Job], limit: Duration) -> Result<()> {
+    let Some(bed) = bed_unless_here()? else {
+        return jobs.iter().try_for_each(|job| job.here().map(drop));
+    };
+    std::thread::scope(|scope| {
+        let beds: Vec<_> = jobs.iter().map(|job| scope.spawn(|| bed.run(job, limit))).collect();
+        let ends =
+            beds.into_iter().map(|bed| bed.join().map_err(|_| Error::new("a bed's thread panicked"))?);
+        // All are waited for; the first that failed is told.
+        ends.collect::<Vec<_>>().into_iter().try_for_each(|end| end.map(drop))
+    })
+}
+
+fn bed_unless_here() -> Result<Option<Bed>> {
+    if std::env::var_os(INSIDE).is_none()
+        && let Err(why) = host::runs_guests()?
+    {
+        println!("{why}; using the test bed");
+        return Ok(Some(Bed::prepare()?));
+    }
+    Ok(None)
 }

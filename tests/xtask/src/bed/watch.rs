@@ -15,7 +15,7 @@ use crate::error::Error;
 pub(super) const BEAT: &str = "kiwi.beat";
 
 /// No sign of life for so long is a hang, even on a machine with other things to do.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_secs(240);
 
 /// How the bed's process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

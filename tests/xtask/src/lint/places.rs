@@ -115,13 +115,10 @@ fn machine_place(places: &[String], line: &str) -> Option<String> {
 
 /// The first address in a line whose host is not known.
 fn foreign_host(line: &str) -> Option<String> {
-    let after = line
-        .match_indices("://")
-        .filter(|(at, _)| line.get(..*at).is_some_and(|l| l.ends_with("http") || l.ends_with("https")));
-    let hosts = after.filter_map(|(at, sign)| line.get(at + sign.len()..));
-    let hosts =
-        hosts.filter_map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric() && !"-.".contains(c)).next());
-    let foreign = hosts.filter(|host| !host.is_empty()).find(|host| !HOSTS.contains(host))?;
+    let addresses = ["http://", "https://"].into_iter().flat_map(|scheme| line.split(scheme).skip(1));
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+    let mut hosts = addresses.filter_map(|rest| rest.split(|c| !is_part(c)).next());
+    let foreign = hosts.find(|host| !host.is_empty() && !HOSTS.contains(host))?;
     Some(format!("the host {foreign} (limit: HOSTS in lint/places.rs, and never a registry)"))
 }
 

@@ -15,6 +15,7 @@ use benches::Line;
 use crate::bed::{Bed, Clock};
 use crate::error::{Doing, Error, Result};
 use crate::host;
+pub(crate) use staging::default_cmdline;
 use table::Results;
 
 /// Measure boots of our VMM and of QEMU in the test bed, on the instruction clock.
@@ -29,9 +30,15 @@ pub(crate) struct Measure {
     /// Only the 6.1 cloud kernel as ELF
     #[arg(long)]
     short: bool,
+    /// Only subjects whose name contains this
+    #[arg(long)]
+    only: Option<String>,
     /// Another vmm binary to compare with, on the same kernel
     #[arg(long)]
     against: Option<std::path::PathBuf>,
+    /// More words for our VMM, as a subject of its own: --with '--rng on --transport mmio'
+    #[arg(long, allow_hyphen_values = true)]
+    with: Vec<String>,
     /// Another command line than the default, for all
     #[arg(long)]
     cmdline: Option<String>,
@@ -68,7 +75,9 @@ impl Measure {
             clock,
             explain: count.then_some(self.explain),
             short: self.short,
+            only: self.only.clone(),
             against: self.against.clone(),
+            with: self.with.clone(),
             cmdline: self.cmdline.clone(),
         };
         let mut lines = Vec::new();

@@ -101,7 +101,7 @@ fn explain(name: &str, counted: &Counted) -> String {
     let most = |map: &BTreeMap<String, u64>| {
         let mut all: Vec<_> = map.iter().collect();
         all.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-        all.iter().take(40).map(|(what, n)| format!("{what} {n}")).collect::<Vec<_>>().join(", ")
+        all.iter().take(80).map(|(what, n)| format!("{what} {n}")).collect::<Vec<_>>().join(", ")
     };
     format!(
         "\n{name}\n  exits: {}\n  returns: {}\n  accesses: {}\n",

@@ -5,7 +5,7 @@
 //!   and a name in it, and the kernel walks no path.
 //! - Links are never followed: their content is the guest's to interpret.
 //! - Only regular files and folders are opened. Of a device node, a pipe or a socket the guest sees that it is there.
-//! - Nodes and handles are looked up by numbers ([`nodes`]) that were given out once.
+//! - Nodes and handles are looked up by numbers (`nodes`) that were given out once.
 //! - Sizes that the guest asks for are bounded before memory is.
 //!
 //! Beyond that the sandbox around the process holds: see [`super::sandbox`].
@@ -116,7 +116,7 @@ impl Shared {
         Ok(Self { manner, agreed: Agreed::default(), nodes, handles: Handles::default(), descriptors })
     }
 
-    /// Prepares the calling thread, once: its own folder, which [`extended`] needs, and its own mask.
+    /// Prepares the calling thread, once: its own folder, which `extended` needs, and its own mask.
     ///
     /// # Errors
     /// The host refused.

@@ -1,0 +1,309 @@
+//! A queue of a disk at work, in a thread of its own.
+//!
+//! Requests go to the host by io_uring, where several are under way at once, or one after the other by plain calls.
+//! Ranges (discard, zeros) are seldom, and are done by plain calls always.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use vm_memory::GuestAddressSpace;
+
+use super::disk::Disk;
+use super::request::{self, Fate, Range, Status, Step};
+use super::sys::{self, Op, Ring};
+use crate::confine::Call;
+use crate::interrupt::Interrupt;
+use crate::memory::{GuestRam, Mapped};
+use crate::rate::Limiter;
+use crate::virtio::Features;
+use crate::virtio::chain::Chain;
+use crate::virtio::queue::{Queue, QueueError};
+use crate::worker::{Events, Work};
+
+const KICK: u64 = 0;
+const DONE: u64 = 1;
+const TIMER: u64 = 2;
+
+/// What a disk's thread asks of the kernel; what goes through the ring is restricted by the ring itself.
+pub(super) const CALLS: [Call; 7] = [
+    Call::Any(libc::SYS_io_uring_enter),
+    Call::Any(libc::SYS_preadv),
+    Call::Any(libc::SYS_pwritev2),
+    Call::Any(libc::SYS_fdatasync),
+    Call::Any(libc::SYS_fallocate),
+    Call::Only(libc::SYS_ioctl, 1, &[sys::BLKDISCARD]),
+    // Zeros, where the host cannot make them otherwise.
+    Call::Any(libc::SYS_pwrite64),
+];
+
+/// How requests get to the host.
+pub(super) enum Engine {
+    /// Many at once.
+    Ring(Box<Ring<Chain>>),
+    /// One after the other.
+    Plain,
+}
+
+impl Engine {
+    /// The best way there is to `disk`.
+    pub(super) fn of(disk: &Disk, room: u16) -> Self {
+        if disk.is_in_memory() {
+            // Nothing is waited for there, and the ring would only hand requests to threads of the kernel's.
+            return Self::Plain;
+        }
+        Ring::new(&disk.file, room).map_or_else(
+            |why| {
+                tracing::info!(
+                    "a disk's requests are done one after the other, for there is no io_uring: {why}"
+                );
+                Self::Plain
+            },
+            |ring| Self::Ring(Box::new(ring)),
+        )
+    }
+}
+
+/// Why a queue cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the guest's disk driver broke a queue: {0}")]
+    Queue(#[from] QueueError),
+    #[error("the host's io_uring takes no more requests: {0}")]
+    Ring(io::Error),
+}
+
+/// What a queue has between drivers.
+pub(super) struct Means {
+    pub(super) engine: Engine,
+    pub(super) limiter: Option<Limiter>,
+}
+
+/// What the thread owns.
+pub(super) struct Serving {
+    pub(super) queue: Queue,
+    pub(super) means: Means,
+    pub(super) disk: Arc<Disk>,
+    pub(super) features: Features,
+    pub(super) ram: GuestRam,
+    pub(super) needs_reset: Interrupt,
+    /// A request that the limits hold back; none is taken from the queue before it.
+    pub(super) held: Option<(Chain, Step)>,
+    /// The driver or the host broke the rules: the queue is not touched any more.
+    pub(super) broken: bool,
+}
+
+impl Work for Serving {
+    fn register(&mut self, events: &Events) -> io::Result<()> {
+        events.add(self.queue.kick(), KICK)?;
+        if let Engine::Ring(ring) = &self.means.engine {
+            events.add(&**ring, DONE)?;
+        }
+        self.means.limiter.as_ref().map_or(Ok(()), |limiter| events.add(limiter.timer(), TIMER))
+    }
+
+    fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
+        match (token, &mut self.means.limiter) {
+            (KICK, _) => self.queue.clear_kick(),
+            (TIMER, Some(limiter)) => limiter.rang(),
+            _ => {}
+        }
+        match self.serve() {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(why) => {
+                crate::warn_of_guest!("{why}");
+                self.broken = true;
+                self.needs_reset.raise();
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// Waits until the host has done all that was taken from the queue, and completes it where that makes sense, so
+    /// that the queue's progress tells the whole truth.
+    fn over(&mut self) {
+        let held = self.held.take().filter(|_| !self.broken);
+        let ram = self.ram.memory();
+        let begun = held.map_or(Ok(()), |(chain, step)| self.begin(chain, step, &ram));
+        self.broken |= begun.is_err();
+        while self.wait_for_one() {
+            while let Some((op, chain, done)) = self.reap_one() {
+                let settled = !self.broken && self.go_on_with(op, chain, done, &ram).is_ok();
+                self.broken |= !settled;
+            }
+        }
+    }
+}
+
+impl Serving {
+    /// Serves what there is, at most as much as the queue is long; the rest has the queue kicked again.
+    fn serve(&mut self) -> Result<(), Broken> {
+        let ram = self.ram.memory();
+        self.queue.busy(&ram)?;
+        for _ in 0..super::QUEUE_SIZE {
+            if self.begin_next(&ram)? {
+                continue;
+            }
+            self.submit()?;
+            if self.reap(&ram)? {
+                continue;
+            }
+            // While a request is held back a kick would change nothing.
+            if self.held.is_none() && self.queue.park(&ram)? {
+                continue;
+            }
+            return Ok(self.queue.notify(&ram)?);
+        }
+        self.submit()?;
+        self.reap(&ram)?;
+        self.queue.kick_again();
+        Ok(self.queue.notify(&ram)?)
+    }
+
+    /// Takes the next request and begins with it; false: there is none, or it has to wait.
+    fn begin_next(&mut self, ram: &Mapped) -> Result<bool, Broken> {
+        let (chain, step) = match self.held.take() {
+            Some(held) => held,
+            None => match self.queue.next(ram)? {
+                Some(mut chain) => {
+                    let step = request::understand(&mut chain, ram, &self.disk, self.features)?;
+                    (chain, step)
+                }
+                None => return Ok(false),
+            },
+        };
+        if let Some(limiter) = &mut self.means.limiter
+            && !limiter.take(request::bytes(&step))
+        {
+            self.held = Some((chain, step));
+            return Ok(false);
+        }
+        self.begin(chain, step, ram)?;
+        Ok(true)
+    }
+
+    fn begin(&mut self, chain: Chain, step: Step, ram: &Mapped) -> Result<(), Broken> {
+        match step {
+            Step::Over(status) => self.complete(chain, ram, status),
+            Step::Ranges(ranges) => {
+                let done = ranges.iter().try_for_each(|range| self.alter(range));
+                self.complete(chain, ram, status_of(done))
+            }
+            Step::Host(op) => self.ask(op, chain, ram),
+        }
+    }
+
+    /// Has the host do `op`: by the ring, or here and now.
+    fn ask(&mut self, mut op: Op, chain: Chain, ram: &Mapped) -> Result<(), Broken> {
+        if let Engine::Ring(ring) = &mut self.means.engine {
+            // There is room for as many requests as a queue has chains.
+            return match ring.start(op, chain) {
+                Ok(()) => Ok(()),
+                Err((_, chain)) => self.complete(chain, ram, Status::IoError),
+            };
+        }
+        let done = loop {
+            let done = op.now(&self.disk.file);
+            match self.go_on(&mut op, done) {
+                ControlFlow::Break(status) => break status,
+                ControlFlow::Continue(()) => {}
+            }
+        };
+        self.complete(chain, ram, done)?;
+        // The next one may take a while.
+        Ok(self.queue.notify(ram)?)
+    }
+
+    /// What became of a step of `op`: its end, or that there is more to do.
+    fn go_on(&self, op: &mut Op, done: io::Result<usize>) -> ControlFlow<Status> {
+        let is_flush = matches!(op, Op::Flush);
+        let done = match done {
+            // A file system that cannot do it without waiting, on a descriptor that was inherited as one that never
+            // waits: then it is done here.
+            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => op.now(&self.disk.file),
+            done => done,
+        };
+        match done {
+            Ok(0) if !is_flush && !op.advance(0) => {
+                let why = io::Error::other("the image has become shorter than it was");
+                ControlFlow::Break(status_of(Err(why)))
+            }
+            Ok(n) if op.advance(n) => ControlFlow::Break(Status::Ok),
+            Ok(_) => ControlFlow::Continue(()),
+            Err(e) if e.raw_os_error() == Some(libc::EINTR) => ControlFlow::Continue(()),
+            Err(e) => ControlFlow::Break(status_of(Err(e))),
+        }
+    }
+
+    fn submit(&mut self) -> Result<(), Broken> {
+        match &mut self.means.engine {
+            Engine::Ring(ring) => ring.submit().map_err(Broken::Ring),
+            Engine::Plain => Ok(()),
+        }
+    }
+
+    /// Completes what the ring has done; true if a request needs to be asked for again.
+    fn reap(&mut self, ram: &Mapped) -> Result<bool, Broken> {
+        let mut again = false;
+        while let Some((op, chain, done)) = self.reap_one() {
+            again |= self.go_on_with(op, chain, done, ram)?;
+        }
+        Ok(again)
+    }
+
+    /// Completes what is done, or asks for the rest of it: then true.
+    fn go_on_with(
+        &mut self,
+        mut op: Op,
+        chain: Chain,
+        done: io::Result<usize>,
+        ram: &Mapped,
+    ) -> Result<bool, Broken> {
+        match self.go_on(&mut op, done) {
+            ControlFlow::Break(status) => self.complete(chain, ram, status).map(|()| false),
+            ControlFlow::Continue(()) => self.ask(op, chain, ram).map(|()| true),
+        }
+    }
+
+    /// Waits until the ring has done something; false: it has nothing to do, or does not tell any more.
+    fn wait_for_one(&mut self) -> bool {
+        match &mut self.means.engine {
+            Engine::Ring(ring) => ring.in_flight() > 0 && ring.wait().is_ok(),
+            Engine::Plain => false,
+        }
+    }
+
+    fn reap_one(&mut self) -> Option<(Op, Chain, io::Result<usize>)> {
+        match &mut self.means.engine {
+            Engine::Ring(ring) => ring.reap(),
+            Engine::Plain => None,
+        }
+    }
+
+    fn alter(&self, range: &Range) -> io::Result<()> {
+        match range.what {
+            // The host refuses a range of nothing.
+            _ if range.len == 0 => return Ok(()),
+            Fate::Discard => self.disk.discard(range.offset, range.len)?,
+            Fate::Zero { unmap } => self.disk.zero(range.offset, range.len, unmap)?,
+        }
+        // Without a flush of the driver's, what is done is done for good (5.2.6.2).
+        if self.features.has(super::F_FLUSH) { Ok(()) } else { self.disk.file.sync_data() }
+    }
+
+    fn complete(&mut self, mut chain: Chain, ram: &Mapped, status: Status) -> Result<(), Broken> {
+        request::finish(&mut chain, ram, status)?;
+        Ok(self.queue.complete(ram, chain)?)
+    }
+}
+
+/// The result of what the host did; an error is logged, for the driver learns no more than that it is one.
+fn status_of(done: io::Result<()>) -> Status {
+    match done {
+        Ok(()) => Status::Ok,
+        Err(why) => {
+            crate::warn_of_guest!("the host did not do what a disk's driver asked for: {why}");
+            Status::IoError
+        }
+    }
+}

@@ -1,0 +1,42 @@
+# Gives the command a network of its own and undoes it behind the command: network.sh ID COMMAND…
+#
+# A namespace with a tap for the guest and one end of a veth pair; the host routes what comes out of the other end, and
+# translates its addresses where it can. ID, 0 to 255, keeps runs at once apart: 172.31.ID.1 is the host's end, .2 the
+# namespace's, .129 the guest's gateway, .130 the guest.
+id=$1; shift
+name=kiwi-net$id
+forward=/proc/sys/net/ipv4/ip_forward
+
+undo() {
+    trap '' INT TERM HUP
+    nft delete table ip $name 2> /dev/null
+    # Off again only if we turned it on, and nobody else needs it.
+    [ "$forwarded" = 0 ] && [ -z "$(ip netns list | grep -v "^$name\b" | grep '^kiwi-net')" ] && echo 0 > $forward
+    ip link del $name 2> /dev/null
+    ip netns del $name 2> /dev/null
+}
+fail() { echo "xtask: --net: $1" >&2; undo; exit 125; }
+
+[ "$(id -u)" = 0 ] || { echo "xtask: --net makes a network namespace, which needs root" >&2; exit 125; }
+ip netns add $name || exit 125
+trap undo EXIT
+trap 'exit 130' INT; trap 'exit 143' TERM; trap 'exit 129' HUP
+ip link add $name type veth peer name up netns $name || fail "no veth pair can be made"
+ip address add 172.31.$id.1/30 dev $name && ip link set $name up || fail "the host's end cannot be set up"
+ip route add 172.31.$id.128/25 via 172.31.$id.2 || fail "the guest's addresses are in use"
+ip -n $name address add 172.31.$id.2/30 dev up && ip -n $name link set up up && ip -n $name link set lo up &&
+    ip -n $name route add default via 172.31.$id.1 || fail "the namespace's end cannot be set up"
+ip -n $name tuntap add tap0 mode tap vnet_hdr && ip -n $name address add 172.31.$id.129/25 dev tap0 &&
+    ip -n $name link set tap0 up || fail "no tap can be made"
+ip netns exec $name sh -c "echo 1 > $forward" || fail "the namespace does not forward"
+forwarded=$(cat $forward)
+{ echo 1 > $forward; } 2> /dev/null || echo "xtask: --net: this host does not forward; the guest reaches it alone" >&2
+nft -f - 2> /dev/null << EOF || echo "xtask: --net: no address translation here (nft); the guest reaches this host alone" >&2
+table ip $name {
+    chain out {
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr 172.31.$id.0/24 oifname != "$name" masquerade
+    }
+}
+EOF
+ip netns exec $name "$@"

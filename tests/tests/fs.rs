@@ -222,10 +222,14 @@ fn files_do_in_the_guest_what_posix_says() {
         {
             let share = Share::new(words);
             let program = tests::program("posix");
+            let probe = Command::new(&program).arg("probe").arg(share.dir()).output().expect("it runs");
+            let attributes = String::from_utf8(probe.stdout).expect("a word");
+            assert!(["yes\n", "no\n"].contains(&attributes.as_str()), "{attributes}");
             fs::copy(program, share.dir().join("posix")).expect("copied");
-            let outcome = share.vm(transport).cpus(2).command(&["/mnt/posix", "/mnt"]).run();
+            let words = ["/mnt/posix", "/mnt", attributes.trim()];
+            let outcome = share.vm(transport).cpus(2).command(&words).run();
             outcome.assert_status(0);
-            assert!(outcome.output.ends_with("all is as it should be\n"), "{words:?}: {outcome}");
+            assert!(outcome.output.ends_with("all is as it should be\n"), "{transport}: {outcome}");
         }
     });
 }

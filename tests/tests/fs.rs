@@ -215,7 +215,6 @@ fn the_whole_tree_is_the_same_on_both_sides() {
 }
 
 #[test]
-#[ignore = "needs a share whose file system has user extended attributes, which the bed's tmpfs has not yet"]
 fn files_do_in_the_guest_what_posix_says() {
     both(|transport| {
         for words in [&["--cache=auto", "--xattr"][..], &["--cache=never", "--xattr", "--thread-pool-size=8"]]

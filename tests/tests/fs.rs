@@ -287,7 +287,7 @@ fn a_daemon_that_is_killed_leaves_errors_to_the_guest_and_one_line() {
 fn a_daemon_started_anew_is_found_by_a_driver_that_starts_anew() {
     both(|transport| {
         let mut share = Share::new(&["--cache=never"]);
-        let script = "touch /mnt/ready; while ls /mnt >/dev/null 2>&1; do sleep 0.1; done; umount /mnt; \
+        let script = "touch /mnt/ready 2>/dev/null; while ls /mnt >/dev/null 2>&1; do sleep 0.1; done; umount /mnt; \
                       cd /sys/bus/virtio/drivers/virtiofs; d=$(ls -d virtio*); \
                       until mount -t virtiofs src /mnt && cat /mnt/file; do \
                       umount /mnt; echo $d > unbind; sleep 0.2; echo $d > bind; done 2>/dev/null";

@@ -12,7 +12,8 @@ use virtio_fs::daemon::testing::Guest;
 /// FUSE_FALLOCATE, which is a way to fill the disk and has nothing to be taken apart wrongly.
 const FALLOCATE: u32 = 43;
 
-fuzz_target!(init: sys::limit_files(), |data: &[u8]| {
+fuzz_target!(|data: &[u8]| {
+    sys::limit_files();
     let place = tempfile::tempdir().expect("a folder");
     let dir = place.path().join("shared");
     fs::create_dir_all(dir.join("sub")).expect("a folder");

@@ -1,4 +1,9 @@
 //! What POSIX and Linux promise of files, checked in the guest, in the folder that is given: see tests/tests/fs.rs.
+//!
+//! ```text
+//! posix probe FOLDER      on the host: says yes or no, whether its file system has users' extended attributes
+//! posix FOLDER yes|no     in the guest: everything, with or without them
+//! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a check says what it expects by failing
 #![allow(clippy::cast_possible_truncation)] // numbers of its own, all small
 
@@ -31,7 +36,18 @@ const CHECKS: [(&str, Check); 13] = [
 ];
 
 fn main() {
-    let place = PathBuf::from(std::env::args_os().nth(1).expect("a folder"));
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [word, folder] = &words[..]
+        && word == "probe"
+    {
+        let path = Path::new(folder).join("probe");
+        fs::write(&path, "").expect("a file");
+        let has = sys::set_attribute(&path, "user.probe", b"x").is_ok();
+        fs::remove_file(&path).expect("removed");
+        println!("{}", if has { "yes" } else { "no" });
+        return;
+    }
+    let place = PathBuf::from(words.first().expect("a folder"));
     for (n, (name, check)) in CHECKS.into_iter().enumerate() {
         println!("{name}");
         let folder = place.join(format!("check{n}"));
@@ -171,6 +187,11 @@ fn locks(dir: &Path) {
 fn attributes(dir: &Path) {
     let path = dir.join("file");
     fs::write(&path, "").expect("a file");
+    if std::env::args().nth(2).as_deref() == Some("no") {
+        // What the host's file system says, as a tmpfs before Linux 6.6 does.
+        assert_eq!(errno(sys::set_attribute(&path, "user.one", b"1")), libc::EOPNOTSUPP);
+        return;
+    }
     for (name, value) in [("user.one", &b"1"[..]), ("user.two", &[0xff; 1000]), ("user.none", b"")] {
         sys::set_attribute(&path, name, value).expect("set");
         assert_eq!(sys::attribute(&path, name).expect("read"), value);

@@ -9,8 +9,11 @@ use fuse_backend_rs::api::filesystem::{DirEntry, Entry};
 use super::nodes::Node;
 use super::{Shared, sys};
 
-/// Most bytes of entries that are read for one request.
+/// Most bytes of entries that are read for one request, and fewest: one entry with the longest name.
 const MOST: usize = 128 << 10;
+const LEAST: usize = 512;
+/// An entry with its attributes is so many times as long as one without, if its name is short.
+const LONGER: u32 = 6;
 /// Of an entry before its name: inode, place of the next one, length, kind (getdents64(2)).
 const HEAD: usize = 19;
 
@@ -27,7 +30,7 @@ impl Shared {
         add: &mut Add<'_>,
     ) -> io::Result<()> {
         let handle = self.handles.get(handle, inode)?;
-        let mut bytes = vec![0; (size as usize).clamp(1024, MOST)];
+        let mut bytes = vec![0; (size as usize).clamp(LEAST, MOST)];
         let read = {
             // The position belongs to the open file, which two requests may read at once.
             let _position = handle.position.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,11 +56,13 @@ impl Shared {
         &self,
         inode: u64,
         handle: u64,
-        window: (u32, u64),
+        (size, offset): (u32, u64),
         add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
         let folder = self.nodes.get(inode)?;
-        self.list(inode, handle, window, &mut |entry, name| {
+        // No more is read than goes into the reply: what is left over has to be sought again, and a file system that
+        // counts its entries finds another place then if some have gone meanwhile.
+        self.list(inode, handle, (size / LONGER, offset), &mut |entry, name| {
             let found = self.look(&folder, name)?;
             let number = found.inode;
             let added = add(entry, found);

@@ -23,6 +23,8 @@ const WRITE: u32 = 16;
 const RELEASE: u32 = 18;
 const SETXATTR: u32 = 21;
 const GETXATTR: u32 = 22;
+const LISTXATTR: u32 = 23;
+const REMOVEXATTR: u32 = 24;
 const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
 const CREATE: u32 = 35;
@@ -49,6 +51,15 @@ impl Place {
         let place = Self(tempfile::tempdir().expect("a folder"));
         fs::create_dir_all(place.dir().join("sub")).expect("a folder");
         fs::write(place.secret(), "secret").expect("a file");
+        fs::write(place.dir().join("file"), "content").expect("a file");
+        place
+    }
+
+    /// On the disk that this program is on: a tmpfs has no attributes of users before Linux 6.6.
+    fn on_disk() -> Self {
+        let program = std::env::current_exe().expect("this program's path");
+        let place = Self(tempfile::tempdir_in(program.parent().expect("a folder")).expect("a folder"));
+        fs::create_dir(place.dir()).expect("a folder");
         fs::write(place.dir().join("file"), "content").expect("a file");
         place
     }
@@ -305,6 +316,26 @@ fn listing_a_folder_with_attributes_counts_what_it_gives_and_no_more() {
         guest.raw(&request, 0);
     }
     assert_eq!(guest.shared.nodes.len(), 1);
+}
+
+#[test]
+fn extended_attributes_come_back_where_they_are_passed_on() {
+    let place = Place::on_disk();
+    let set = [words(&[5, 0]), b"user.a\0value".to_vec()].concat();
+    let get = |size: u32| named(&words(&[size, 0]), "user.a");
+    let mut guest = Guest::new(&place.dir(), &["--xattr"]);
+    let file = guest.lookup(1, "file").expect("a file");
+    assert_eq!(guest.call(SETXATTR, file, &set).errno, 0);
+    assert_eq!(guest.call(GETXATTR, file, &get(0)).body[..4], [5, 0, 0, 0]);
+    assert_eq!(guest.call(GETXATTR, file, &get(64)).body, b"value");
+    assert_eq!(guest.call(GETXATTR, file, &get(2)).errno, libc::ERANGE);
+    let list = guest.call(LISTXATTR, file, &words(&[256, 0])).body;
+    assert!(list.split(|b| *b == 0).any(|name| name == b"user.a"), "{list:?}");
+    assert_eq!(guest.call(REMOVEXATTR, file, &named(&[], "user.a")).errno, 0);
+    assert_eq!(guest.call(GETXATTR, file, &get(64)).errno, libc::ENODATA);
+    let mut guest = Guest::new(&place.dir(), &[]);
+    let file = guest.lookup(1, "file").expect("a file");
+    assert_eq!(guest.call(GETXATTR, file, &get(64)).errno, libc::ENOSYS);
 }
 
 #[test]

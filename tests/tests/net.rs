@@ -212,8 +212,8 @@ fn is_bound_again((vhost, transport): (&str, &str)) {
     let script = format!(
         "cd /sys/bus/virtio/drivers/virtio_net; d=$(ls -d virtio*); i=0; \
              while [ $i -lt 100 ]; do \
-               peer call tcp:{0} 1 1000000 2> /dev/null & ping -f -c 50 -W 1 {1} > /dev/null & \
-               echo $d > unbind; echo $d > bind; kill $(jobs -p) 2> /dev/null; wait; up; i=$((i+1)); done; \
+               peer call tcp:{0} 1 1000000 2> /dev/null & a=$!; ping -A -c 50 -W 1 {1} > /dev/null & b=$!; \
+               echo $d > unbind; echo $d > bind; kill -9 $a $b 2> /dev/null; wait; up; i=$((i+1)); done; \
              exec peer call tcp:{0} 3 10000",
         at(HOST[0], ECHO),
         HOST[0]

@@ -5,7 +5,7 @@
 mod sys;
 
 use std::fs::File;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::TestVm;
@@ -45,7 +45,9 @@ impl Pod {
 
     /// A pod whose links carry packets of `mtu` bytes.
     pub fn with_mtu(mtu: u16) -> Self {
-        let namespace = format!("pod{}", PODS.fetch_add(1, Ordering::Relaxed));
+        // A test that was killed has left its own behind, and its end of the pair, of which there is one.
+        let _ = Command::new("ip").args(["link", "del", "veth-pod"]).stderr(Stdio::null()).status();
+        let namespace = format!("pod{}-{}", std::process::id(), PODS.fetch_add(1, Ordering::Relaxed));
         run(&format!("ip netns add {namespace}"));
         let pod = Self { namespace, mtu };
         pod.lay();
@@ -119,8 +121,7 @@ impl Default for Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        // Both ends of the veth go with the namespace, and so does the tap.
-        let _ = Command::new("ip").args(["link", "del", "veth-pod"]).status();
+        // Both ends of the veth go with the namespace, when its last process has gone, and so does the tap.
         let _ = Command::new("ip").args(["netns", "del", &self.namespace]).status();
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Once;
 use std::thread;
 
 use devices::confine::Confinement;
+use devices::rate::Rates;
 use devices::testing::conformance::conforms;
 use tests::net::{HOST, POD, Pod, TAP, run};
 use tests::peer::{self, Address};
@@ -333,7 +334,13 @@ fn net_keeps_the_rules_of_virtio_when_the_kernel_works_its_queues() {
     for queues in [1, 2] {
         conforms(|| {
             let taps = Tap::open("conforms", queues, None).expect("a tap");
-            let options = Options { mac: [2, 0, 0, 0, 0, 9], mtu: None, offload: true, vhost: Vhost::On };
+            let options = Options {
+                mac: [2, 0, 0, 0, 0, 9],
+                mtu: None,
+                offload: true,
+                vhost: Vhost::On,
+                rates: Rates::default(),
+            };
             Box::new(Net::new(0, taps, options, &Confinement::none()).expect("the host has vhost-net"))
         });
     }

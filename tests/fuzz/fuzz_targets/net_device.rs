@@ -7,6 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use devices::confine::Confinement;
+use devices::rate::Rates;
 use devices::testing::{Buffer, Driver, Over};
 use devices::virtio::VirtioDevice;
 use libfuzzer_sys::fuzz_target;
@@ -20,7 +21,7 @@ fn device(pairs: usize, offload: bool) -> (Box<dyn VirtioDevice>, UnixDatagram) 
     let taps = (0..pairs)
         .map(|_| Tap::wire(OwnedFd::from(ours.try_clone().expect("a descriptor"))).expect("a wire"))
         .collect();
-    let options = Options { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500), offload, vhost: Vhost::Off };
+    let options = Options { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500), offload, vhost: Vhost::Off, rates: Rates::default() };
     (Box::new(Net::new(0, taps, options, &Confinement::none()).expect("a device")), theirs)
 }
 

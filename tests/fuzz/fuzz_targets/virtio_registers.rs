@@ -6,6 +6,7 @@ use std::fs::File;
 
 use devices::chardev::{Chardev, Target};
 use devices::confine::Confinement;
+use devices::rate::Rates;
 use devices::testing::{Driver, Over};
 use devices::virtio::VirtioDevice;
 use devices::virtio::console::Console;
@@ -16,10 +17,10 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 fn device(console: bool) -> Box<dyn VirtioDevice> {
     if console {
         let chardev = Chardev::new(Target::Null).expect("nothing is needed for nothing");
-        Box::new(Console::new(&chardev, None, &Confinement::none()).expect("a thread"))
+        Box::new(Console::new(&chardev, None, Rates::default(), &Confinement::none()).expect("a thread"))
     } else {
         let source = File::open("/dev/zero").expect("/dev/zero");
-        Box::new(Rng::new(source, &Confinement::none()).expect("a thread"))
+        Box::new(Rng::new(source, Rates::default(), &Confinement::none()).expect("a thread"))
     }
 }
 

@@ -319,6 +319,45 @@ fn listing_a_folder_with_attributes_counts_what_it_gives_and_no_more() {
 }
 
 #[test]
+fn no_entry_of_a_folder_is_read_that_its_reply_has_no_room_for() {
+    let place = Place::new();
+    for len in [1, 4, 5, 8, 12, 13, 36, 200] {
+        let folder = place.dir().join(format!("{len:0>len$}"));
+        fs::create_dir(&folder).expect("a folder");
+        (0..10)
+            .for_each(|n| fs::write(folder.join(format!("{n}{}", "x".repeat(len - 1))), "").expect("a file"));
+        (10..200).for_each(|n| fs::write(folder.join(format!("{n:0>len$}")), "").expect("a file"));
+    }
+    let mut guest = Guest::new(&place.dir(), &[]);
+    for (len, operation) in
+        [1, 4, 5, 8, 12, 13, 36, 200].into_iter().flat_map(|l| [(l, READDIR), (l, READDIRPLUS)])
+    {
+        let node = guest.lookup(1, &format!("{len:0>len$}")).expect("a folder");
+        let handle = number(&guest.call(OPENDIR, node, &[0; 8])).expect("open");
+        let mut offset = 0_u64;
+        loop {
+            let body =
+                [handle.to_le_bytes().to_vec(), offset.to_le_bytes().to_vec(), words(&[4096, 0, 0, 0, 0, 0])];
+            let list = guest.call(operation, node, &body.concat()).body;
+            // An entry begins with its attributes, if it has them; then number, next place, length, kind and name.
+            let head = if operation == READDIRPLUS { 128 } else { 0 };
+            let mut rest = &list[..];
+            while let [_, ..] = rest {
+                offset = u64::from_le_bytes(rest[head + 8..head + 16].try_into().expect("eight bytes"));
+                let name = u32::from_le_bytes(rest[head + 16..head + 20].try_into().expect("four bytes"));
+                rest = &rest[(head + 24 + name as usize).next_multiple_of(8)..];
+            }
+            let mut file = &guest.shared.handles.get(handle, node).expect("it is open").file;
+            let at = std::io::Seek::stream_position(&mut file).expect("a place");
+            if list.is_empty() {
+                break;
+            }
+            assert_eq!(at, offset, "operation {operation}, names of {len} bytes");
+        }
+    }
+}
+
+#[test]
 fn extended_attributes_come_back_where_they_are_passed_on() {
     let place = Place::on_disk();
     let set = [words(&[5, 0]), b"user.a\0value".to_vec()].concat();

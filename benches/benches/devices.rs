@@ -4,7 +4,8 @@
 //! to boot (`KIWI_VMM`, `KIWI_QEMU`, `KIWI_KERNEL`, `KIWI_INITRD`, `KIWI_CMDLINE`), and there are two taps, `tap1` and
 //! `tap2`, which have the addresses 10.0.1.1/24 and 10.0.2.1/24.
 //!
-//! Beside criterion's own output there is a line of JSON for each kind of work (`benches::Compared`).
+//! Beside criterion's own output there are lines of JSON (`benches::DeviceLine`): for each kind of work, and at the end
+//! for the memory of each machine.
 #![allow(missing_docs)] // criterion's macros make public items
 #![allow(clippy::panic)] // a benchmark that cannot run has nothing to measure
 
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use benches::load::{self, BURST, Disk, Order};
-use benches::{Compared, Devices, Machine, Subject, Times};
+use benches::{Compared, DeviceLine, Devices, Machine, Subject, Times};
 use criterion::{Criterion, criterion_group, criterion_main};
 use given::{given, guest};
 
@@ -49,18 +50,18 @@ const fn work(
 const WORKS: [Work; 14] = [
     work("TCP, host to guest", "KiB", 32 << 10, |m, n| load::push(&m.tcp(load::DRAIN), n << 10)),
     work("TCP, guest to host", "KiB", 32 << 10, |m, n| load::pull(&m.tcp(load::SOURCE), n << 10)),
-    work("TCP ping-pong", "round trip", 500, |m, n| ping(&m.tcp(load::ECHO), n)),
     work("UDP, host to guest", "datagram", 2048, |m, n| m.datagrams()?.push(bursts(n))),
     work("UDP, guest to host", "datagram", 2048, |m, n| m.datagrams()?.pull(bursts(n))),
     work("vsock, host to guest", "KiB", 32 << 10, |m, n| load::push(&m.vsock(load::DRAIN), n << 10)),
     work("vsock, guest to host", "KiB", 32 << 10, |m, n| load::pull(&m.vsock(load::SOURCE), n << 10)),
-    work("vsock ping-pong", "round trip", 500, |m, n| ping(&m.vsock(load::ECHO), n)),
     work("disk, random reads of 4 KiB", "request", 1000, |m, n| disk(m, false, true, BLOCK, n, 1)),
     work("disk, random writes of 4 KiB", "request", 1000, |m, n| disk(m, true, true, BLOCK, n, 1)),
     work("disk, random reads of 4 KiB by 8", "request", 1000, |m, n| disk(m, false, true, BLOCK, n, 8)),
     work("disk, random writes of 4 KiB by 8", "request", 1000, |m, n| disk(m, true, true, BLOCK, n, 8)),
     work("disk, sequential reads of 128 KiB", "request", 300, |m, n| disk(m, false, false, LARGE, n, 1)),
     work("disk, sequential writes of 128 KiB", "request", 300, |m, n| disk(m, true, false, LARGE, n, 1)),
+    work("TCP ping-pong", "round trip", 50, |m, n| ping(&m.tcp(load::ECHO), n)),
+    work("vsock ping-pong", "round trip", 50, |m, n| ping(&m.vsock(load::ECHO), n)),
 ];
 
 fn bursts(datagrams: u64) -> u32 {
@@ -109,9 +110,13 @@ fn devices(criterion: &mut Criterion) {
             let (name, machine) = machines.get_mut(at).unwrap_or_else(|| panic!("no machine {at}"));
             time(&work, machine).unwrap_or_else(|why| panic!("{name}: {}: {why}", work.name))
         });
-        say(&work, &names, runs);
+        if let Some(compared) = compared(&work, &names, runs) {
+            say(&DeviceLine::Compared(compared));
+        }
     }
-    for (_, machine) in machines {
+    for (subject, machine) in machines {
+        let beside = machine.memory(guest().mib).unwrap_or_else(|why| panic!("{subject}: {why}"));
+        say(&DeviceLine::Memory { subject, beside });
         machine.end().unwrap_or_else(|why| panic!("{why}"));
     }
 }
@@ -123,23 +128,20 @@ fn time(work: &Work, machine: &mut Machine) -> io::Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// A line for whoever wants ratios; none for what criterion was told to leave out.
-fn say(work: &Work, names: &[String], runs: Vec<Vec<u64>>) {
+/// All runs of a kind of work; nothing of what criterion was told to leave out.
+fn compared(work: &Work, names: &[String], runs: Vec<Vec<u64>>) -> Option<Compared> {
     // The first run of each warms up.
     let times = names.iter().zip(runs).map(|(subject, runs)| Times {
         subject: subject.clone(),
         nanoseconds: runs.into_iter().skip(1).collect(),
     });
     let times: Vec<Times> = times.filter(|times| !times.nanoseconds.is_empty()).collect();
-    if times.is_empty() {
-        return;
-    }
-    let compared =
-        Compared { work: work.name.to_owned(), piece: work.piece.to_owned(), pieces: work.pieces, times };
-    match serde_json::to_string(&compared) {
-        Ok(line) => println!("{line}"),
-        Err(why) => panic!("{why}"),
-    }
+    let (work, piece, pieces) = (work.name.to_owned(), work.piece.to_owned(), work.pieces);
+    (!times.is_empty()).then_some(Compared { work, piece, pieces, times })
+}
+
+fn say(line: &DeviceLine) {
+    println!("{}", serde_json::to_string(line).unwrap_or_else(|why| panic!("{why}")));
 }
 
 criterion_group!(all, devices);

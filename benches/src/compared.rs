@@ -2,6 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Beside;
+
+/// A line of the device benchmark's output, as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum DeviceLine {
+    /// Work that was done.
+    Compared(Compared),
+    /// After all work.
+    Memory {
+        /// Whose.
+        subject: String,
+        /// Memory beside the guest's.
+        beside: Beside,
+    },
+}
+
 /// One subject's times.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Times {
@@ -11,7 +27,7 @@ pub struct Times {
     pub nanoseconds: Vec<u64>,
 }
 
-/// A line of the device benchmark's output, as JSON.
+/// One kind of work, by all subjects.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Compared {
     /// Which work.

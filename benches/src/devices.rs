@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// A network device on a tap that is there, sockets, and a disk; machines at the same time have different numbers.
+/// All devices that a sandbox may have: a network on a tap that is there, sockets, a disk, and idle ones beside them; machines at the same time have different numbers.
 #[derive(Clone, Debug)]
 pub struct Devices {
     number: u8,
@@ -39,7 +39,8 @@ impl Devices {
         let disk = self.disk.display();
         let net = format!("tap={},mac={},vhost=on", self.tap(), self.mac());
         let words = ["--transport", "pci", "--net", &net, "--vsock", &self.cid().to_string()];
-        words.into_iter().map(str::to_owned).chain(["--disk".to_owned(), format!("path={disk}")]).collect()
+        let words = words.into_iter().chain(["--balloon", "on", "--rng", "on", "--console", "null"]);
+        words.map(str::to_owned).chain(["--disk".to_owned(), format!("path={disk}")]).collect()
     }
 
     /// QEMU's words. The page cache and flushes are as ours are by default, the disk has a thread of its own as ours
@@ -60,6 +61,16 @@ impl Devices {
             format!("if=none,id=disk0,format=raw,cache=writeback,aio=io_uring,file={disk}"),
             "-device".to_owned(),
             format!("virtio-blk-pci,drive=disk0,iothread=io0,{modern}"),
+            "-device".to_owned(),
+            format!("virtio-balloon-pci,{modern}"),
+            "-device".to_owned(),
+            format!("virtio-rng-pci,{modern}"),
+            "-device".to_owned(),
+            format!("virtio-serial-pci,{modern}"),
+            "-chardev".to_owned(),
+            "null,id=null0".to_owned(),
+            "-device".to_owned(),
+            "virtconsole,chardev=null0".to_owned(),
         ]
         .into()
     }

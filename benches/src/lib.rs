@@ -22,7 +22,7 @@ mod subject;
 mod tracing;
 
 pub use boot::{BootError, MARKER, Timed, time};
-pub use compared::{Compared, Times};
+pub use compared::{Compared, DeviceLine, Times};
 pub use count::{Counted, count};
 pub use devices::Devices;
 pub use machine::{Machine, MachineError};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tests::peer::Address;
 
 use crate::load::{self, Datagrams, Order};
+use crate::memory::{self, Beside};
 use crate::{Devices, Subject};
 
 /// Why a machine does not work.
@@ -110,6 +111,14 @@ impl Machine {
     pub fn ask(&mut self, order: &Order) -> io::Result<()> {
         let orders = self.orders.as_mut().ok_or_else(|| io::Error::other("the guest takes no orders"))?;
         load::ask(orders, order)
+    }
+
+    /// Its memory beside its guest's, which has `mib` MiB.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn memory(&self, mib: u32) -> io::Result<Beside> {
+        memory::beside(self.child.id(), mib)
     }
 
     /// Ends the guest, and so the machine.

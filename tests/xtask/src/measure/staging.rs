@@ -23,12 +23,15 @@ pub(super) struct Wanted {
 }
 
 /// Our VMM with the kernel that QEMU boots too.
-pub(super) const ELF: &str = "kiwi";
+pub(crate) const ELF: &str = "kiwi";
 /// The same kernel as Debian ships it.
 pub(super) const LZ4: &str = "kiwi, lz4 vmlinuz";
 /// A kernel packed with xz, as ELF and as Debian ships it.
 pub(super) const GENERIC: &str = "kiwi, generic";
 pub(super) const XZ: &str = "kiwi, generic xz vmlinuz";
+/// The same with the devices that every sandbox has, their drivers not loaded.
+pub(super) const SANDBOX: &str = "kiwi, net and vsock";
+const SANDBOX_WORDS: [&str; 4] = ["--net", "tap=tap0,mac=52:54:00:00:00:01,vhost=on", "--vsock", "3"];
 /// What another binary of ours is called.
 const OTHER: &str = "kiwi, other";
 
@@ -90,6 +93,9 @@ pub(super) fn load(wanted: &Wanted) -> Result<Load> {
     };
     let (cloud, lz4) = kernel(&mut load, &mut plan, Flavour::Cloud61, "cloud")?;
     plan.subjects.push(Subject::kiwi(ELF, Path::new(VMM), &guest(&cloud)));
+    let mut sandbox = Subject::kiwi(SANDBOX, Path::new(VMM), &guest(&cloud));
+    sandbox.words.extend(SANDBOX_WORDS.map(str::to_owned));
+    plan.subjects.push(sandbox);
     let words: Vec<String> = QEMU_WORDS.map(str::to_owned).to_vec();
     plan.subjects.push(Subject::microvm(&words, &guest("/cloud/vmlinux")));
     plan.subjects.push(Subject::q35(&words, &guest("/cloud/vmlinux")));

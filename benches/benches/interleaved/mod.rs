@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode};
 
+/// What criterion takes for warming up.
+const WARM_UP: Duration = Duration::from_millis(1);
+
 /// Runs made and not yet shown, by subject, and all that were made.
 #[derive(Default)]
 struct Runs {
@@ -34,12 +37,17 @@ pub(crate) fn measure(
     let mut group = criterion.benchmark_group(what);
     // A run is long: ten of each, one a sample, and one to warm up; few resamplings, for processors that are slow.
     group.sample_size(10).sampling_mode(SamplingMode::Flat).nresamples(1001);
-    group.warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_millis(1));
+    group.warm_up_time(WARM_UP).measurement_time(Duration::from_millis(1));
     for (at, name) in names.iter().enumerate() {
         let mut next = || loop {
             let waiting = runs.borrow_mut().get_mut(at).and_then(|runs| runs.waiting.pop_front());
             match waiting {
-                Some(time) => return time,
+                Some(time) => {
+                    // Warming up, criterion asks for twice as many runs again and again until its time is over, which a
+                    // run that is only remembered does not take.
+                    std::thread::sleep(WARM_UP);
+                    return time;
+                }
                 None => round(),
             }
         };

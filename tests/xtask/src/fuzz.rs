@@ -7,11 +7,16 @@
 //! 2. Each begins with what tests/fuzz/seeds has for it and with what it found before (tests/fuzz/corpus, not kept in
 //!    git), and runs for so many seconds.
 //! 3. What ends a target, or takes it too long, is kept in tests/fuzz/artifacts and fails the run.
+//!
+//! Targets called `vhost_…` need a host with vhost and taps: they run in the test bed where guests do.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use crate::bed::{self, Job};
 use crate::build::{self, TARGET};
 use crate::error::{Doing, Error, Result};
 use crate::host;
@@ -37,8 +42,11 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 
 /// Seconds for each target in the tests.
 const SHORT: u32 = 10;
-/// Seconds that one input may take.
+/// Seconds that one input may take, and in the test bed.
 const SLOW: u32 = 10;
+const SLOW_IN_THE_BED: u32 = 60;
+/// What the bed may take beside the run itself.
+const BED: Duration = Duration::from_secs(300);
 
 impl Fuzz {
     pub(crate) fn run(self) -> Result<u8> {
@@ -106,25 +114,48 @@ fn run(programs: &Path, target: &str, seconds: u32) -> Result<bool> {
         Ok(path)
     };
     let (corpus, seeds, artifacts) = (folder("corpus")?, folder("seeds")?, folder("artifacts")?);
-    let mut fuzzer = Command::new(programs.join(target));
-    fuzzer.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={SLOW}"));
-    fuzzer.arg("-print_final_stats=1").arg(format!("-artifact_prefix={}/", artifacts.display()));
+    let in_bed = target.starts_with("vhost_");
+    let slow = if in_bed { SLOW_IN_THE_BED } else { SLOW };
+    let mut words: Vec<OsString> = vec![programs.join(target).into()];
+    let mut arg = |arg: String| words.push(arg.into());
+    arg(format!("-max_total_time={seconds}"));
+    arg(format!("-timeout={slow}"));
+    arg("-print_final_stats=1".to_owned());
+    arg(format!("-artifact_prefix={}/", artifacts.display()));
     let dictionary = home().join("dictionaries").join(format!("{target}.dict"));
     if dictionary.exists() {
-        fuzzer.arg(format!("-dict={}", dictionary.display()));
+        arg(format!("-dict={}", dictionary.display()));
     }
-    fuzzer.arg(corpus).arg(seeds);
-    let out = fuzzer.stdin(Stdio::null()).output().doing(format_args!("starting fuzz target {target}"))?;
-    let said = String::from_utf8_lossy(&out.stderr);
+    words.extend([corpus.into(), seeds.into()]);
+    let (status, said) = if in_bed { in_the_bed(words, seconds)? } else { here(&words)? };
     let figures = Figures::read(&said);
-    if out.status.success() && figures.runs > 0 {
+    if status == "0" && figures.runs > 0 {
         println!("{target}: {} inputs, {} branches, nothing found", figures.runs, figures.branches);
         return Ok(true);
     }
     let last: Vec<&str> = said.lines().rev().take(40).collect();
     last.iter().rev().for_each(|line| println!("  {line}"));
-    println!("{target}: FOUND something, or did not run ({}); see {}", out.status, artifacts.display());
+    println!("{target}: FOUND something, or did not run (status {status}); see {}", artifacts.display());
     Ok(false)
+}
+
+/// Runs `words`: the exit status, and what was said on standard error.
+fn here(words: &[OsString]) -> Result<(String, String)> {
+    let (program, rest) = words.split_first().ok_or_else(|| Error::new("there is nothing to fuzz"))?;
+    let mut fuzzer = Command::new(program);
+    let out = fuzzer.args(rest).stdin(Stdio::null()).output().doing("starting a fuzz target")?;
+    let status = out.status.code().map_or_else(|| out.status.to_string(), |code| code.to_string());
+    Ok((status, String::from_utf8_lossy(&out.stderr).into_owned()))
+}
+
+/// The same where guests run. Inputs that were found stay here, for the bed has this machine's files.
+fn in_the_bed(words: Vec<OsString>, seconds: u32) -> Result<(String, String)> {
+    let said = host::target().join("fuzz").join("said");
+    let script = ["sh", "-c", r#"said=$1; shift; exec "$@" 2> "$said""#, "fuzz"].map(OsString::from);
+    let words: Vec<_> = script.into_iter().chain([said.clone().into()]).chain(words).collect();
+    let limit = Duration::from_secs(seconds.into()) + BED;
+    let status = bed::run_anywhere(&Job::new(words).unattended(), limit)?;
+    Ok((status.to_string(), fs::read_to_string(&said).doing("reading what a fuzz target said")?))
 }
 
 /// What libFuzzer says of a run.

@@ -8,14 +8,7 @@ use std::fs;
 const SCRIPT: &str = include_str!("network.sh");
 
 /// Sets up the guest's side and becomes the command behind.
-const GUEST: &str = r#"id=$1 dns=$2; shift 2
-modprobe virtio_net || exit 1
-until [ -e /sys/class/net/eth0 ]; do usleep 10000; done
-ip link set lo up
-ip address add 172.31.$id.130/25 dev eth0 && ip link set eth0 up && ip route add default via 172.31.$id.129
-echo "172.31.$id.1 host" >> /etc/hosts
-for server in $dns; do echo "nameserver $server"; done > /etc/resolv.conf
-exec "$@""#;
+const GUEST: &str = include_str!("network-guest.sh");
 
 /// One run's network.
 pub(crate) struct Network {

@@ -6,14 +6,18 @@
 id=$1; shift
 name=kiwi-net$id
 forward=/proc/sys/net/ipv4/ip_forward
+# There while forwarding is on because of us.
+turned=/run/kiwi-net-forward
+
+others() { ip netns list | grep -v "^$name\b" | grep -q '^kiwi-net'; }
 
 undo() {
     trap '' INT TERM HUP
     nft delete table ip $name 2> /dev/null
-    # Off again only if we turned it on, and nobody else needs it.
-    [ "$forwarded" = 0 ] && [ -z "$(ip netns list | grep -v "^$name\b" | grep '^kiwi-net')" ] && echo 0 > $forward
     ip link del $name 2> /dev/null
     ip netns del $name 2> /dev/null
+    # Off again by the last of us, if one of us turned it on.
+    [ -e $turned ] && ! others && { echo 0 > $forward; rm -f $turned; }
 }
 fail() { echo "xtask: --net: $1" >&2; undo; exit 125; }
 
@@ -29,7 +33,9 @@ ip -n $name address add 172.31.$id.2/30 dev uplink && ip -n $name link set uplin
 ip -n $name tuntap add tap0 mode tap vnet_hdr && ip -n $name address add 172.31.$id.129/25 dev tap0 &&
     ip -n $name link set tap0 up || fail "no tap can be made"
 ip netns exec $name sh -c "echo 1 > $forward" || fail "the namespace does not forward"
-forwarded=$(cat $forward)
+# One that was killed may have left its mark.
+others || rm -f $turned
+[ "$(cat $forward)" = 0 ] && : > $turned
 { echo 1 > $forward; } 2> /dev/null || echo "xtask: --net: this host does not forward; the guest reaches it alone" >&2
 nft -f - 2> /dev/null << EOF || echo "xtask: --net: no address translation here (nft); the guest reaches this host alone" >&2
 table ip $name {
@@ -39,4 +45,10 @@ table ip $name {
     }
 }
 EOF
-ip netns exec $name "$@"
+# In the background, for a shell hears of no signal while it waits in front of a command. The command ends, then we do.
+ip netns exec $name "$@" <&0 &
+command=$!
+trap 'kill $command' INT TERM HUP
+status=0
+while wait $command; status=$?; kill -0 $command 2> /dev/null; do :; done
+exit $status

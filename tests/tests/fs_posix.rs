@@ -34,7 +34,9 @@ enum Place {
 
 fn shares(server: Server, place: Place, list: &[&[&str]]) -> Vec<Share> {
     let share = |words: &&[&str]| {
-        let words = [words, &["--xattr", "--posix-acl"][..]].concat();
+        // Ours takes set-user-id bits away without being told.
+        let modest: &[&str] = if server == Server::Theirs { &["--killpriv-v2"] } else { &[] };
+        let words = [*words, &["--xattr", "--posix-acl"], modest].concat();
         match place {
             Place::Tmpfs => Share::by(server, &words),
             Place::Disk => Share::on_disk(64, server, &words),

@@ -48,7 +48,7 @@ fn shares(server: Server, place: Place, list: &[&[&str]]) -> Vec<Share> {
 /// A machine that has them all, from /mnt0 on.
 fn machine(transport: &str, shares: &[Share]) -> TestVm {
     let vm = TestVm::boot().serial("null").flag("--console", "stdio").flag("--transport", transport);
-    let vm = vm.cpus(2).program("bin/posix", tests::program("posix"));
+    let vm = vm.program("bin/posix", tests::program("posix"));
     let give = |vm, (n, share): (usize, &Share)| share.given_to(vm, &format!("tag{n}"), &format!("/mnt{n}"));
     shares.iter().enumerate().fold(vm, give)
 }
@@ -67,7 +67,13 @@ fn holds(transport: &str, server: Server, place: Place, list: &[&[&str]], patien
     let wanted: &[&str] =
         if matches!(place, Place::Disk) { &["attributes", "acls", "zeroes"] } else { &["acls"] };
     assert!(wanted.iter().all(|word| has.contains(word)), "the host's file system has only {has}");
-    let script = (0..shares.len()).map(|n| format!("echo == {n}; posix check /mnt{n} {has} || exit 1\n"));
+    // virtiofsd 1.14 leaves set-user-id bits to a file that is written through the guest's cache.
+    let modesty = |words: &[&str]| server == Server::Ours || words.contains(&"--cache=never");
+    let check = |(n, words): (usize, &&[&str])| {
+        let modest = if modesty(words) { "modesty" } else { "" };
+        format!("echo == {n}; posix check /mnt{n} {has} {modest} || exit 1\n")
+    };
+    let script = list.iter().enumerate().map(check);
     let script = script.collect::<String>();
     let outcome = machine(transport, &shares).within(patience).command(&["sh", "-c", &script]).run();
     let passed = outcome.output.matches("all is as it should be\n").count();

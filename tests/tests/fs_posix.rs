@@ -110,15 +110,14 @@ fn files_do_what_posix_says_in_every_cache_and_with_every_number_of_threads() {
     }
 }
 
-/// Ten seconds in each of four directories. `KIWI_FSX_SECONDS` makes them more, and seeds others.
+/// Ten seconds in each of five directories. `KIWI_FSX_SECONDS` makes them more, `KIWI_FSX_SEED` others.
 #[test]
 fn random_use_of_a_file_agrees_with_a_model() {
-    let seconds = std::env::var("KIWI_FSX_SECONDS").map_or(10, |text| text.parse().expect("seconds"));
+    let number = |name, usual| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
+    let (seconds, seed) = (number("KIWI_FSX_SECONDS", 10), number("KIWI_FSX_SEED", 1));
     let theirs: [&[&str]; 1] = [&["--cache=auto", "--thread-pool-size=8"]];
     let mut shares = shares(Server::Ours, Place::Tmpfs, &SOME);
     shares.extend(self::shares(Server::Theirs, Place::Tmpfs, &theirs));
-    let seed = std::process::id();
-    println!("seed {seed}");
     let run = |n| format!("posix random /mnt{n} {seconds} {seed} & ids=\"$ids $!\"\n");
     let script = (0..shares.len()).map(run).collect::<String>();
     let script = format!("{script}for id in $ids; do wait $id || exit 1; done; echo all of them");

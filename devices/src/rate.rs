@@ -1,13 +1,14 @@
 //! Limits on what a device does in a second: bytes, operations, or both.
 //!
-//! 1. A worker asks [`Limiter::take`] before it serves a request. True: go on.
-//! 2. False: the request waits, and nothing is taken from its queue meanwhile. The timer has been set; its
-//!    descriptor, which the worker waits for beside the kicks, becomes readable when it is worth asking again.
+//! 1. A worker asks [`Limiter::may`] before it takes a request from its queue, and says with [`Limiter::pay`] what it
+//!    was; or [`Limiter::take`] does both for one that is at hand. True: go on.
+//! 2. False: the request waits, and nothing is taken from its queue meanwhile. The timer has been set, which the worker
+//!    waits for beside the kicks ([`Limiter::register`]); it rings when it is worth asking again.
 //! 3. [`Limiter::rang`] quiets the timer; the worker asks again.
 //!
 //! A bucket holds what a tenth of a second may bring, so that a device that was idle may catch up by that much. A
 //! request larger than the bucket is let through when the bucket is not in debt, and puts it in debt: every rate is
-//! kept in the long run, and no request waits for ever.
+//! kept in the long run, and no request waits for ever. A limiter outlives the driver's resets, and so do its debts.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::confine::Call;
+use crate::worker::Events;
 
 /// What a limiter's thread asks of the kernel beside what every worker does.
 pub const CALLS: [Call; 1] = [Call::Any(libc::SYS_timerfd_settime)];
@@ -97,61 +99,92 @@ impl Buckets {
         self.bytes.iter_mut().chain(self.operations.iter_mut())
     }
 
-    /// Takes an operation of `bytes` after `passed`, or says how long it has to wait.
-    fn take(&mut self, bytes: u64, passed: Duration) -> Result<(), Duration> {
+    /// Whether there is room for an operation after `passed`, or how long it has to wait.
+    fn may(&mut self, passed: Duration) -> Result<(), Duration> {
         self.both().for_each(|bucket| bucket.fill(passed));
-        if let Some(wait) = self.both().filter_map(|bucket| bucket.wait()).max() {
-            return Err(wait);
-        }
+        self.both().filter_map(|bucket| bucket.wait()).max().map_or(Ok(()), Err)
+    }
+
+    /// An operation of `bytes` is done.
+    fn pay(&mut self, bytes: u64) {
         for (bucket, tokens) in [(&mut self.bytes, bytes), (&mut self.operations, 1)] {
             if let Some(bucket) = bucket {
                 bucket.take(tokens);
             }
         }
-        Ok(())
     }
 }
 
 /// A device's limits, with the clock and the timer for them. Owned by the thread that works.
 #[derive(Debug)]
-pub struct Limiter {
+pub struct Limiter(Option<Limits>);
+
+#[derive(Debug)]
+struct Limits {
     buckets: Buckets,
     filled: Instant,
     timer: TimerFd,
 }
 
 impl Limiter {
-    /// A limiter with full buckets; `None` where there is nothing to limit.
+    /// A limiter with full buckets; where there is nothing to limit, one that never says no.
     ///
     /// # Errors
     /// The host has no timer to give.
-    pub fn new(rates: Rates) -> io::Result<Option<Self>> {
+    pub fn new(rates: Rates) -> io::Result<Self> {
         if rates == Rates::default() {
-            return Ok(None);
+            return Ok(Self::none());
         }
         let timer = TimerFd::new().map_err(io::Error::from)?;
-        Ok(Some(Self { buckets: Buckets::new(rates), filled: Instant::now(), timer }))
+        Ok(Self(Some(Limits { buckets: Buckets::new(rates), filled: Instant::now(), timer })))
     }
 
-    /// Whether an operation of `bytes` may be done now; if not, the timer is set for when it may.
-    pub fn take(&mut self, bytes: u64) -> bool {
+    /// One that never says no.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Whether an operation may be done now; if not, the timer is set for when it may.
+    pub fn may(&mut self) -> bool {
+        let Some(limits) = &mut self.0 else { return true };
         let now = Instant::now();
-        let passed = now.saturating_duration_since(self.filled);
-        self.filled = now;
-        let Err(wait) = self.buckets.take(bytes, passed) else { return true };
+        let passed = now.saturating_duration_since(limits.filled);
+        limits.filled = now;
+        let Err(wait) = limits.buckets.may(passed) else { return true };
         // A timer that cannot be set would leave the request waiting for ever: rather none of the limit.
-        self.timer.reset(wait, None).is_err()
+        limits.timer.reset(wait, None).is_err()
     }
 
-    /// What becomes readable when a refused operation may be tried again.
-    pub fn timer(&self) -> &TimerFd {
-        &self.timer
+    /// An operation of `bytes` is done, or will be.
+    pub fn pay(&mut self, bytes: usize) {
+        if let Some(limits) = &mut self.0 {
+            limits.buckets.pay(bytes as u64);
+        }
+    }
+
+    /// Whether an operation of `bytes` may be done now; if so, it is paid for.
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let may = self.may();
+        if may {
+            self.pay(bytes);
+        }
+        may
+    }
+
+    /// Has `events` tell, with `token`, when a refused operation may be tried again.
+    ///
+    /// # Errors
+    /// See [`Events::add`].
+    pub fn register(&self, events: &Events, token: u64) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), |limits| events.add(&limits.timer, token))
     }
 
     /// The timer has been heard.
     pub fn rang(&mut self) {
-        // Disarmed, it is not readable any more; it cannot fail on a timer of our own.
-        let _ = self.timer.clear();
+        if let Some(limits) = &mut self.0 {
+            // Disarmed, it is not readable any more; it cannot fail on a timer of our own.
+            let _ = limits.timer.clear();
+        }
     }
 }
 
@@ -166,9 +199,17 @@ mod tests {
 
     const NO_TIME: Duration = Duration::ZERO;
 
+    impl Buckets {
+        fn take(&mut self, bytes: u64, passed: Duration) -> Result<(), Duration> {
+            self.may(passed).map(|()| self.pay(bytes))
+        }
+    }
+
     #[test]
-    fn no_rates_need_no_limiter() {
-        assert!(Limiter::new(Rates::default()).expect("made").is_none());
+    fn without_rates_nothing_is_refused_and_no_timer_needed() {
+        let mut limiter = Limiter::new(Rates::default()).expect("made");
+        assert!(limiter.0.is_none());
+        assert!((0..1000).all(|_| limiter.take(usize::MAX)));
     }
 
     #[test]
@@ -195,14 +236,14 @@ mod tests {
 
     #[test]
     fn the_timer_rings_when_it_is_worth_asking_again() {
-        let mut limiter = Limiter::new(rates(0, 50)).expect("made").expect("limits");
+        let mut limiter = Limiter::new(rates(0, 50)).expect("made");
         let begun = Instant::now();
         for _ in 0..5 {
             assert!(limiter.take(4096), "a tenth of a second's worth");
         }
         for _ in 0..5 {
             while !limiter.take(4096) {
-                limiter.timer.wait().expect("rings");
+                limiter.0.as_mut().expect("limits").timer.wait().expect("rings");
                 limiter.rang();
             }
         }

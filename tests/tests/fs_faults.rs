@@ -55,6 +55,25 @@ fn a_daemon_started_anew_is_found_by_a_driver_that_starts_anew() {
 }
 
 #[test]
+fn the_driver_is_unbound_and_bound_again_a_hundred_times_under_load() {
+    both(|transport| {
+        let share = Share::new(&["--cache=never"]);
+        fs::write(share.dir().join("file"), vec![7; 1 << 20]).expect("a file");
+        // What is mounted would not come back, so each round has a mount and a load of its own.
+        let script = "umount /mnt; cd /sys/bus/virtio/drivers/virtiofs; d=$(ls -d virtio*); i=0; \
+                      while [ $i -lt 100 ]; do \
+                        mount -t virtiofs src /mnt || exit 3; \
+                        (while cat /mnt/file; do :; done > /dev/null) 2> /dev/null & \
+                        (while ls -l /mnt; do :; done > /dev/null) 2> /dev/null & \
+                        usleep 5000; echo $d > unbind || exit 1; wait; umount -l /mnt; echo $d > bind || exit 2; \
+                        i=$((i+1)); done; \
+                      mount -t virtiofs src /mnt && wc -c < /mnt/file";
+        let outcome = share.vm(transport).command(&["sh", "-c", script]).run();
+        assert_eq!(outcome.assert_status(0).output, "1048576\n", "{transport}: {outcome}");
+    });
+}
+
+#[test]
 fn a_daemon_that_hangs_does_not_keep_the_machine_from_ending() {
     let share = Share::new(&[]);
     let machine = share.vm("pci").command(&["sh", "-c", "touch /mnt/ready; while :; do ls /mnt; done"]);

@@ -60,18 +60,75 @@ fn random_bytes_come_from_the_host() {
     });
 }
 
+/// How long `script` takes in the guest, in hundredths of a second. It may write to the console.
+fn hundredths(vm: TestVm, script: &str) -> u32 {
+    let script = format!(
+        "t() {{ cut -d' ' -f1 /proc/uptime | tr -d .; }}; a=$(t); {script} || exit 1; b=$(t); echo $((b - a))"
+    );
+    let outcome = vm.command(&["sh", "-c", &script]).run();
+    outcome.assert_status(0);
+    // The console's output may be in front of it.
+    let last = outcome.output.trim_end().rsplit(['\n', '\0']).next().expect("a line");
+    last.parse().unwrap_or_else(|_| panic!("{outcome}"))
+}
+
 #[test]
-fn drivers_are_unbound_and_bound_again_a_hundred_times() {
+fn limits_of_the_entropy_device_are_kept() {
     both(|transport| {
-        // hvc0 is where this comes out, so it is the entropy device's turn.
+        for limit in ["bw=16K", "ops=256"] {
+            let vm = TestVm::boot().serial("null").flag("--console", "stdio").flag("--transport", transport);
+            let vm = vm.flag("--rng", &format!("on,{limit}"));
+            // A driver asks for 64 bytes at once: four seconds' worth, of which a tenth's may come at once.
+            let took = hundredths(vm, "head -c 65536 /dev/hwrng > /dev/null");
+            assert!((350..3000).contains(&took), "{limit} over {transport}: {took}");
+        }
+    });
+}
+
+#[test]
+fn limits_of_the_console_are_kept() {
+    both(|transport| {
+        let vm = TestVm::boot().serial("null").flag("--transport", transport);
+        let vm = vm.flag("--console", "stdio,bw=64K");
+        let took = hundredths(vm, "dd if=/dev/zero bs=4k count=64 2> /dev/null");
+        assert!((350..3000).contains(&took), "{transport}: {took}");
+    });
+}
+
+#[test]
+fn the_entropy_driver_is_unbound_and_bound_again_a_hundred_times_under_load() {
+    both(|transport| {
         let script = "cd /sys/bus/virtio/drivers/virtio_rng; d=$(ls -d virtio*); i=0; \
                       while [ $i -lt 100 ]; do \
-                        head -c 16 /dev/hwrng > /dev/null & \
-                        echo $d > unbind; echo $d > bind; wait; i=$((i+1)); done; \
+                        head -c 4096 /dev/hwrng > /dev/null 2>&1 & \
+                        echo $d > unbind || exit 1; echo $d > bind || exit 2; wait; i=$((i+1)); done; \
                       head -c 16 /dev/hwrng | wc -c";
         let outcome = on_the_console(transport).command(&["sh", "-c", script]).run();
         outcome.assert_status(0);
         assert!(outcome.output.ends_with("16\n"), "{transport}: {outcome}");
+    });
+}
+
+#[test]
+fn the_console_driver_is_unbound_and_bound_again_a_hundred_times_under_load() {
+    both(|transport| {
+        // hvc0 comes and goes, and hangs up on whom it is the terminal of; what counts comes out of the serial port.
+        let script = "trap '' HUP; exec > /dev/ttyS0 2>&1 < /dev/null; \
+                      cd /sys/bus/virtio/drivers/virtio_console; d=$(ls -d virtio*); i=0; \
+                      while [ $i -lt 100 ]; do \
+                        (while echo much ado; do :; done > /dev/hvc0) 2> /dev/null & a=$!; \
+                        head -c 100 /dev/hvc0 > /dev/null 2>&1 & b=$!; \
+                        echo $d > unbind || exit 1; echo $d > bind || exit 2; \
+                        kill $a $b 2> /dev/null; wait; i=$((i+1)); done; \
+                      echo at last > /dev/hvc0 && echo bound again $i times";
+        let folder = tests::scratch();
+        let log = folder.path().join("hvc0.txt");
+        let vm = TestVm::boot().flag("--transport", transport);
+        let vm = vm.flag("--console", &format!("file={}", log.display()));
+        let outcome = vm.command(&["sh", "-c", script]).run();
+        assert!(outcome.assert_status(0).output.contains("bound again 100 times"), "{transport}: {outcome}");
+        let said = std::fs::read_to_string(&log).expect("what the console said");
+        assert!(said.contains("much ado") && said.trim_end().ends_with("at last"), "{transport}: {said}");
     });
 }
 

@@ -9,6 +9,7 @@ use devices::addr::QueueIndex;
 use devices::confine::{Call, Confinement};
 use devices::interrupt::Interrupt;
 use devices::memory::GuestRam;
+use devices::rate::{self, Limiter, Rates};
 use devices::virtio::queue::Queue;
 use devices::virtio::vhost::kernel::{self, Node};
 use devices::virtio::{Activation, Features, Profile, Progress, QueueGrant, StartError, VirtioDevice, spec};
@@ -38,6 +39,8 @@ pub struct Options {
     pub offload: bool,
     /// Who works the queues.
     pub vhost: Vhost,
+    /// What may pass in a second, each way; the kernel keeps no limits, so there are none where it works the queues.
+    pub rates: Rates,
 }
 
 /// Why there is no such device.
@@ -102,12 +105,36 @@ pub struct Net {
     shared: Arc<Shared>,
     control: Worker<Control>,
     /// None where the kernel works the queues.
-    pairs: Vec<Worker<Pair>>,
+    pairs: Vec<Lane>,
     /// Here while the device is at rest.
     nodes: Vec<Node>,
     links: Option<OwnedFd>,
     /// Of the last start.
     granted: Vec<(QueueIndex, Progress)>,
+}
+
+/// The thread of a pair of queues, and what it gets beside the queues.
+#[derive(Debug)]
+struct Lane {
+    worker: Worker<Pair>,
+    /// Of receiving and transmitting; here while the device is at rest.
+    limiters: Option<[Limiter; 2]>,
+}
+
+impl Lane {
+    fn new(name: &str, rates: Rates, confinement: &Confinement) -> io::Result<Self> {
+        let calls: Vec<_> = pair::CALLS.into_iter().chain(rate::CALLS).collect();
+        let limiters = Some([Limiter::new(rates)?, Limiter::new(rates)?]);
+        Ok(Self { worker: Worker::new(name, &calls, confinement)?, limiters })
+    }
+
+    /// How far its queues got, if it was at work.
+    fn stop(&mut self) -> Vec<(QueueIndex, Progress)> {
+        let Some(pair) = self.worker.stop() else { return Vec::new() };
+        let got = pair.progress().into();
+        self.limiters = Some([pair.rx.limiter, pair.tx.limiter]);
+        got
+    }
 }
 
 impl Net {
@@ -122,8 +149,8 @@ impl Net {
         confinement: &Confinement,
     ) -> Result<Self, NetError> {
         let host = |what| move |source| NetError::Host { what, source };
-        let Options { mac, mtu, offload, vhost } = options;
-        let nodes = vhost::nodes(vhost, &taps)?;
+        let Options { mac, mtu, offload, vhost, rates } = options;
+        let nodes = vhost::nodes(vhost, &taps, rates != Rates::default())?;
         let mut calls: Vec<Call> = control::CALLS.to_vec();
         if !nodes.is_empty() {
             calls.extend(kernel::CALLS);
@@ -131,16 +158,16 @@ impl Net {
         let control = Worker::new(&format!("net{index}"), &calls, confinement);
         let control = control.map_err(host("make a thread"))?;
         let threads = if nodes.is_empty() { taps.len() } else { 0 };
-        let pairs: io::Result<Vec<_>> = (0..threads)
-            .map(|pair| Worker::new(&format!("net{index}-{pair}"), &pair::CALLS, confinement))
-            .collect();
+        let rates = rates.shared_by(u16::try_from(threads).unwrap_or(u16::MAX));
+        let pairs: io::Result<Vec<_>> =
+            (0..threads).map(|pair| Lane::new(&format!("net{index}-{pair}"), rates, confinement)).collect();
         let shared = Arc::new(Shared { up: AtomicBool::new(true), mac: AtomicU64::new(0) });
         shared.set_mac(mac);
         Ok(Self {
             features: features(&taps, mtu, offload),
             // Threads of ours see for themselves when the tap is gone.
             links: (!nodes.is_empty()).then(control::links).transpose().map_err(host("watch links"))?,
-            pairs: pairs.map_err(host("make a thread"))?,
+            pairs: pairs.map_err(host("make a thread or a timer"))?,
             taps,
             mtu,
             shared,
@@ -196,14 +223,16 @@ impl Net {
         })
     }
 
-    fn start_pair(&self, i: usize, [rx, tx]: [QueueGrant; 2], common: &Common) -> Result<(), StartError> {
-        let (Some(worker), Some(tap)) = (self.pairs.get(i), self.taps.get(i)) else { return Ok(()) };
-        let size = rx.ring.size;
+    fn start_pair(&mut self, i: usize, [rx, tx]: [QueueGrant; 2], common: &Common) -> Result<(), StartError> {
+        let (Some(lane), Some(tap)) = (self.pairs.get_mut(i), self.taps.get(i)) else { return Ok(()) };
+        let (tap, out) = (tap.again().map_err(descriptor)?, tap.again().map_err(descriptor)?);
+        let (size, rx, tx) = (rx.ring.size, common.open(rx)?, common.open(tx)?);
+        let [receiving, transmitting] = lane.limiters.take().ok_or_else(StartError::busy)?;
         let work = Pair {
-            tap: tap.again().map_err(descriptor)?,
-            out: tap.again().map_err(descriptor)?,
-            rx: Rx::new(common.open(rx)?, size, common.features),
-            tx: Tx::new(common.open(tx)?),
+            tap,
+            out,
+            rx: Rx::new(rx, size, common.features, receiving),
+            tx: Tx::new(tx, transmitting),
             ram: common.ram.clone(),
             shared: common.shared.clone(),
             config_changed: common.config_changed.clone(),
@@ -211,7 +240,10 @@ impl Net {
             listening: false,
             blocked: false,
         };
-        worker.start(work).map_err(|(_, why)| StartError::worker(why))
+        lane.worker.start(work).map_err(|(work, why)| {
+            lane.limiters = Some([work.rx.limiter, work.tx.limiter]);
+            StartError::worker(why)
+        })
     }
 
     /// Takes back what the control thread had; how far its queues got.
@@ -300,8 +332,7 @@ impl VirtioDevice for Net {
     }
 
     fn stop(&mut self) -> Vec<Progress> {
-        let mut got: Vec<_> =
-            self.pairs.iter().filter_map(Worker::stop).flat_map(|pair| pair.progress()).collect();
+        let mut got: Vec<_> = self.pairs.iter_mut().flat_map(Lane::stop).collect();
         if let Some(work) = self.control.stop() {
             got.extend(self.put_back(work));
         }

@@ -18,13 +18,16 @@ use crate::rx::{self, Rx};
 use crate::tap::Tap;
 use crate::tx::{self, Tx};
 
-/// What a pair's thread asks of the kernel beside what every worker does.
+/// What a pair's thread asks of the kernel beside what every worker and every limiter does.
 pub(crate) const CALLS: [Call; 2] = [Call::Any(libc::SYS_readv), Call::Any(libc::SYS_writev)];
 
 const RX_KICK: u64 = 0;
 const TX_KICK: u64 = 1;
 const TAP_IN: u64 = 2;
 const TAP_OUT: u64 = 3;
+/// The limits' timers.
+const RX_TIMER: u64 = 4;
+const TX_TIMER: u64 = 5;
 
 /// What the thread owns.
 #[derive(Debug)]
@@ -98,6 +101,8 @@ impl Work for Pair {
         (self.listening, self.blocked) = (true, false);
         events.add(self.rx.queue().kick(), RX_KICK)?;
         events.add(self.tx.queue().kick(), TX_KICK)?;
+        self.rx.limiter.register(events, RX_TIMER)?;
+        self.tx.limiter.register(events, TX_TIMER)?;
         events.add(&self.tap, TAP_IN)
     }
 
@@ -108,6 +113,14 @@ impl Work for Pair {
                 self.receive(events)
             }
             TAP_IN => self.receive(events),
+            RX_TIMER => {
+                self.rx.limiter.rang();
+                self.receive(events)
+            }
+            TX_TIMER => {
+                self.tx.limiter.rang();
+                self.transmit(events)
+            }
             // A blocked queue's kicks change nothing; the tap's room does.
             TX_KICK if self.blocked => {
                 self.tx.queue().clear_kick();

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 
+use devices::rate::Limiter;
 use devices::virtio::chain::Chain;
 use devices::virtio::queue::{Queue, QueueError};
 use devices::virtio::{Features, Progress};
@@ -26,6 +27,8 @@ pub(crate) enum Turn {
     Waiting,
     /// The guest has no room: look again when it offers some.
     Starved,
+    /// The limit allows no more: its timer tells when to look again.
+    Limited,
     /// The tap is no more.
     Gone,
 }
@@ -43,14 +46,15 @@ pub(crate) struct Rx {
     /// Room that a packet may need.
     largest: usize,
     size: usize,
+    pub(crate) limiter: Limiter,
 }
 
 impl Rx {
-    pub(crate) fn new(queue: Queue, size: u16, features: Features) -> Self {
+    pub(crate) fn new(queue: Queue, size: u16, features: Features, limiter: Limiter) -> Self {
         let merge = features.has(header::MRG_RXBUF);
         // Without segments a packet is no longer than its link's; but links of 64 KiB there are, too.
         let largest = if merge || header::takes_large(features) { header::LARGEST } else { header::LEN + 1 };
-        Self { queue, held: VecDeque::new(), room: 0, merge, largest, size: size.into() }
+        Self { queue, held: VecDeque::new(), room: 0, merge, largest, size: size.into(), limiter }
     }
 
     pub(crate) fn queue(&self) -> &Queue {
@@ -64,7 +68,7 @@ impl Rx {
         Progress { next_avail: next_avail.wrapping_sub(held), next_used }
     }
 
-    /// Moves packets until there are none, or no room, or it is the other queue's turn.
+    /// Moves packets until there are none, or no room, or the limit is reached, or it is the other queue's turn.
     pub(crate) fn turn(&mut self, tap: &Tap, ram: &GuestMemoryMmap) -> Result<Turn, QueueError> {
         self.queue.busy(ram)?;
         let turn = self.packets(tap, ram)?;
@@ -74,12 +78,18 @@ impl Rx {
 
     fn packets(&mut self, tap: &Tap, ram: &GuestMemoryMmap) -> Result<Turn, QueueError> {
         for _ in 0..BATCH {
+            if !self.limiter.may() {
+                return Ok(Turn::Limited);
+            }
             if !self.gather(ram)? {
                 return Ok(Turn::Starved);
             }
             match tap.read(&self.slices(ram)?) {
                 Ok(0) => return Ok(Turn::Gone),
-                Ok(len) => self.give_back(len, ram)?,
+                Ok(len) => {
+                    self.limiter.pay(len.saturating_sub(header::LEN));
+                    self.give_back(len, ram)?;
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Ok(Turn::Gone),

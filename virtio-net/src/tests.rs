@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use devices::confine::Confinement;
+use devices::rate::Rates;
 use devices::testing::conformance::{conforms, needs_reset};
 use devices::testing::{Buffer, Driver, Over, until};
 use devices::virtio::VirtioDevice;
@@ -24,6 +27,10 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 /// A device with `queues` pairs, and the wires' other ends.
 fn net(queues: usize) -> (Box<dyn VirtioDevice>, Vec<File>) {
+    limited(queues, Rates::default())
+}
+
+fn limited(queues: usize, rates: Rates) -> (Box<dyn VirtioDevice>, Vec<File>) {
     let ends: Vec<(OwnedFd, OwnedFd)> = (0..queues)
         .map(|_| {
             let flags = SockFlag::SOCK_CLOEXEC;
@@ -38,7 +45,7 @@ fn net(queues: usize) -> (Box<dyn VirtioDevice>, Vec<File>) {
             (Tap::wire(ours).expect("a wire"), File::from(theirs))
         })
         .unzip();
-    let options = Options { mac: MAC, mtu: Some(9000), offload: true, vhost: Vhost::Off };
+    let options = Options { mac: MAC, mtu: Some(9000), offload: true, vhost: Vhost::Off, rates };
     (Box::new(Net::new(0, taps, options, &Confinement::none()).expect("a device")), wires)
 }
 
@@ -77,6 +84,7 @@ fn put(driver: &Driver, at: u64, bytes: &[u8]) {
 fn net_keeps_the_rules_of_virtio() {
     conforms(|| net(1).0);
     conforms(|| net(4).0);
+    conforms(|| limited(1, SLOW[1]).0);
 }
 
 #[test]
@@ -293,4 +301,66 @@ fn a_device_can_be_stopped_and_started_under_load() {
         while nix::sys::socket::recv(std::os::fd::AsRawFd::as_raw_fd(&wire), &mut came, flags).is_ok() {}
         driver.start(ALL);
     }
+}
+
+/// Of packets of 60 bytes either rate lets ten pass at once, and then one hundred a second.
+const SLOW: [Rates; 2] = [
+    Rates { bytes: NonZeroU64::new(6000), operations: None },
+    Rates { bytes: None, operations: NonZeroU64::new(100) },
+];
+/// How long 25 of them take; the last one need not be paid for.
+const LONG: Duration = Duration::from_millis(139);
+
+#[test]
+fn limits_hold_packets_back_either_way_and_lose_none() {
+    for (rates, over) in SLOW.into_iter().flat_map(|rates| BOTH.map(|over| (rates, over))) {
+        let (device, mut wires) = limited(1, rates);
+        let mut driver = Driver::new(device, over);
+        driver.start(ALL & !(1 << header::MRG_RXBUF));
+        let begun = Instant::now();
+        for i in 0..25_u8 {
+            let at = 0x1_0000 + u64::from(i) * 0x1000;
+            put(&driver, at, &packet(60, i));
+            driver.rings[1].add(&[readable(at, 72)]);
+            driver.rings[0].add(&[writable(0x8_0000 + u64::from(i) * 0x1000, 2000)]);
+        }
+        driver.notify(TX);
+        driver.notify(RX);
+        for i in 0..25_u8 {
+            let mut came = [0; 100];
+            assert_eq!(wires[0].read(&mut came).expect("a packet"), 72);
+            assert_eq!(came[..72], packet(60, i), "none is lost, in order");
+        }
+        assert!(begun.elapsed() >= LONG, "out: {rates:?} {:?}", begun.elapsed());
+        let begun = Instant::now();
+        for i in 0..25_u8 {
+            // The wire holds few packets, so it waits for the device now and then.
+            wires[0].write_all(&packet(60, i)).expect("sent");
+        }
+        for i in 0..25_u8 {
+            assert_eq!(driver.rings[0].wait().written, 72);
+            assert_eq!(memory(&driver, 0x8_000c + u64::from(i) * 0x1000, 60), packet(60, i)[12..]);
+        }
+        assert!(begun.elapsed() >= LONG, "in: {rates:?} {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn packets_held_back_do_not_hold_a_reset_up_and_each_way_has_a_limit_of_its_own() {
+    let (device, mut wires) = limited(1, Rates { bytes: None, operations: NonZeroU64::new(1) });
+    let mut driver = Driver::new(device, Over::Pci);
+    let begun = Instant::now();
+    for i in 1..=3 {
+        driver.start(ALL & !(1 << header::MRG_RXBUF));
+        put(&driver, 0x1000, &packet(60, i));
+        (0..2).for_each(|_| _ = driver.rings[1].add(&[readable(0x1000, 72)]));
+        driver.notify(TX);
+        driver.set_status(0);
+    }
+    driver.start(ALL & !(1 << header::MRG_RXBUF));
+    wires[0].write_all(&packet(60, 9)).expect("sent");
+    driver.rings[0].add(&[writable(0x2000, 2000)]);
+    driver.notify(RX);
+    assert_eq!(driver.rings[0].wait().written, 72);
+    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use devices::rate::Limiter;
 use devices::virtio::Progress;
 use devices::virtio::chain::Chain;
 use devices::virtio::queue::{Queue, QueueError};
@@ -25,6 +26,8 @@ pub(crate) enum Turn {
     Waiting,
     /// The tap takes no more: look again when it does.
     Blocked,
+    /// The limit allows no more: its timer tells when to look again.
+    Limited,
     /// The tap is no more.
     Gone,
 }
@@ -35,6 +38,7 @@ pub(crate) struct Tx {
     queue: Queue,
     /// The packet that the tap would not take yet.
     held: Option<Chain>,
+    pub(crate) limiter: Limiter,
 }
 
 /// What became of a packet.
@@ -45,8 +49,8 @@ enum Sent {
 }
 
 impl Tx {
-    pub(crate) fn new(queue: Queue) -> Self {
-        Self { queue, held: None }
+    pub(crate) fn new(queue: Queue, limiter: Limiter) -> Self {
+        Self { queue, held: None, limiter }
     }
 
     pub(crate) fn queue(&self) -> &Queue {
@@ -59,7 +63,7 @@ impl Tx {
         Progress { next_avail: next_avail.wrapping_sub(u16::from(self.held.is_some())), next_used }
     }
 
-    /// Sends packets until there are none, or the tap is full, or it is the other queue's turn.
+    /// Sends packets until there are none, or the tap is full, or the limit is reached, or it is the other queue's turn.
     pub(crate) fn turn(&mut self, tap: &Tap, ram: &GuestMemoryMmap) -> Result<Turn, QueueError> {
         self.queue.clear_kick();
         self.queue.busy(ram)?;
@@ -71,6 +75,9 @@ impl Tx {
     fn packets(&mut self, tap: &Tap, ram: &GuestMemoryMmap) -> Result<Turn, QueueError> {
         let mut turn = Turn::Waiting;
         for _ in 0..BATCH {
+            if !self.limiter.may() {
+                return Ok(Turn::Limited);
+            }
             let chain = match self.held.take() {
                 Some(chain) => chain,
                 None => match self.queue.next(ram)? {
@@ -80,7 +87,10 @@ impl Tx {
                 },
             };
             match send(&chain, tap, ram)? {
-                Sent::Done => self.queue.complete(ram, chain)?,
+                Sent::Done => {
+                    self.limiter.pay(chain.readable().saturating_sub(header::LEN));
+                    self.queue.complete(ram, chain)?;
+                }
                 Sent::Gone => {
                     // Packets of a cable that has been pulled are lost; the driver is not held up.
                     self.queue.complete(ram, chain)?;

@@ -47,6 +47,11 @@ pub enum VhostError {
         /// Queues there are.
         taps: usize,
     },
+    /// Limits that nobody would keep.
+    #[error(
+        "the kernel's vhost-net keeps no limits; leave bw= and ops= out, or have vmm carry the packets with vhost=off"
+    )]
+    Limits,
     /// No more descriptors in this process.
     #[error("the host refused to duplicate a descriptor: {0}")]
     Descriptor(io::Error),
@@ -55,14 +60,27 @@ pub enum VhostError {
 impl VhostError {
     /// Whether the caller gave something that cannot be; otherwise the host lacks something.
     pub const fn is_callers(&self) -> bool {
-        matches!(self, Self::Count { .. } | Self::Given(ClaimError::Kind(_) | ClaimError::Owned))
+        matches!(
+            self,
+            Self::Limits | Self::Count { .. } | Self::Given(ClaimError::Kind(_) | ClaimError::Owned)
+        )
     }
 }
 
 /// A node for each of `taps`, or none where we are to work the queues.
-pub(crate) fn nodes(vhost: Vhost, taps: &[Tap]) -> Result<Vec<Node>, VhostError> {
+///
+/// The kernel keeps no limits: with some, the choice falls on us, and whoever insists on the kernel is refused.
+pub(crate) fn nodes(vhost: Vhost, taps: &[Tap], limited: bool) -> Result<Vec<Node>, VhostError> {
     match vhost {
         Vhost::Off => Ok(Vec::new()),
+        Vhost::Auto if limited => {
+            let tap = taps.first().map_or("", Tap::name);
+            tracing::info!(
+                "vmm itself carries the packets of the tap {tap}, for the kernel's vhost-net keeps no limits"
+            );
+            Ok(Vec::new())
+        }
+        Vhost::On | Vhost::Given(_) if limited => Err(VhostError::Limits),
         Vhost::On => open_all(taps),
         Vhost::Auto => Ok(open_all(taps).unwrap_or_else(|why| {
             let tap = taps.first().map_or("", Tap::name);
@@ -120,8 +138,18 @@ mod tests {
     #[test]
     fn as_many_nodes_as_queues_are_needed() {
         let null = File::open("/dev/null").expect("a file");
-        let refused = nodes(Vhost::Given(vec![null]), &[]).expect_err("too many");
+        let refused = nodes(Vhost::Given(vec![null]), &[], false).expect_err("too many");
         assert!(refused.is_callers());
         assert!(refused.to_string().contains("1 descriptors for a tap of 0 queues"));
+    }
+
+    #[test]
+    fn limits_are_ours_to_keep() {
+        assert!(nodes(Vhost::Auto, &[], true).expect("ours").is_empty());
+        assert!(nodes(Vhost::Off, &[], true).expect("ours").is_empty());
+        for insists in [Vhost::On, Vhost::Given(Vec::new())] {
+            let refused = nodes(insists, &[], true).expect_err("not the kernel's");
+            assert!(refused.is_callers() && refused.to_string().contains("vhost=off"), "{refused}");
+        }
     }
 }

@@ -32,6 +32,8 @@ pub struct VmConfig {
     pub serial: ConsoleTarget,
     /// The virtio console (hvc0); absent means no such device.
     pub console: Option<ConsoleTarget>,
+    /// What may pass through the virtio console in a second, each way.
+    pub console_limits: LimitsConfig,
     /// The entropy device; absent means no such device.
     pub rng: Option<RngConfig>,
     /// Network devices.
@@ -134,11 +136,27 @@ pub enum ConsoleTarget {
 pub struct RngConfig {
     /// Where the host's randomness is read from.
     pub src: PathBuf,
+    /// Bytes a second at most; absent means no limit. JSON may say it in words: "64K".
+    #[serde(deserialize_with = "size::optional")]
+    pub bw: Option<u64>,
+    /// Requests a second at most; absent means no limit.
+    pub ops: Option<u64>,
+}
+
+/// What may pass in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Bytes at most; absent means no limit. JSON may say it in words: "100M".
+    #[serde(deserialize_with = "size::optional")]
+    pub bw: Option<u64>,
+    /// Operations at most; absent means no limit.
+    pub ops: Option<u64>,
 }
 
 impl Default for RngConfig {
     fn default() -> Self {
-        Self { src: PathBuf::from("/dev/urandom") }
+        Self { src: PathBuf::from("/dev/urandom"), bw: None, ops: None }
     }
 }
 

@@ -4,7 +4,7 @@
 //! understood or refused with one sentence. A flag changes only what it names, so flags override a file key by key.
 //!
 //! 1. [`Pairs`] splits a flag's value into keys and values, quotes resolved, nothing given twice.
-//! 2. Each section function ([`cpus`], [`memory`], [`console`], [`rng`], [`net()`], [`vsock()`], [`disk()`], [`balloon()`],
+//! 2. Each section function ([`cpus`], [`memory`], [`serial`], [`console`], [`rng`], [`net()`], [`vsock()`], [`disk()`], [`balloon()`],
 //!    [`fs()`], [`transport`], [`seccomp`]) takes the pairs it knows; what is left over is an error that names the
 //!    nearest known word.
 
@@ -17,7 +17,9 @@ mod words;
 
 use std::path::PathBuf;
 
-use crate::config::{ConsoleTarget, CpusConfig, MemoryConfig, RngConfig, SeccompMode, Transport};
+use crate::config::{
+    ConsoleTarget, CpusConfig, LimitsConfig, MemoryConfig, RngConfig, SeccompMode, Transport,
+};
 
 pub use balloon::balloon;
 pub use disk::disk;
@@ -110,8 +112,10 @@ const COUNT: &str = "a number of CPUs from 1 to 32";
 const MEMORY: &str = "a size such as 2G, or size=2G[,shared=on][,hugepages=on]";
 const SIZE: &str = "a number of bytes, or one with K, M, G or T";
 const SWITCH: &str = "on or off";
-const CONSOLE: &str = "off, null, tty, stdio, pty, file=PATH or socket=PATH";
-const RNG: &str = "on, off or src=PATH";
+const NUMBER: &str = "a whole number";
+const SERIAL: &str = "off, null, tty, stdio, pty, file=PATH or socket=PATH";
+const CONSOLE: &str = "off, null, tty, stdio, pty, file=PATH or socket=PATH, and perhaps bw=SIZE, ops=N";
+const RNG: &str = "on, off or src=PATH, and perhaps bw=SIZE, ops=N";
 
 /// `--cpus 4` or `--cpus boot=4,max=4`.
 ///
@@ -149,52 +153,85 @@ pub fn memory(text: &str, into: &mut MemoryConfig) -> Result<(), GrammarError> {
     pairs.finish(&["size", "shared", "hugepages"])
 }
 
-/// The target of `--serial` or `--console` (`flag` says which, for the sentence).
+/// The target of `--serial`.
 ///
 /// # Errors
 /// A word that is no target, a path that is missing, or more than one target.
-pub fn console(flag: &'static str, text: &str) -> Result<ConsoleTarget, GrammarError> {
-    let mut pairs = Pairs::parse(flag, text, CONSOLE)?;
-    let target = if let Some(path) = pairs.take("file", "PATH")? {
-        ConsoleTarget::File(PathBuf::from(path))
-    } else if let Some(path) = pairs.take("socket", "PATH")? {
-        ConsoleTarget::Socket(PathBuf::from(path))
-    } else {
-        match pairs.word().as_deref() {
-            Some("off") => ConsoleTarget::Off,
-            Some("null") => ConsoleTarget::Null,
-            Some("tty") => ConsoleTarget::Tty,
-            Some("stdio") => ConsoleTarget::Stdio,
-            Some("pty") => ConsoleTarget::Pty,
-            Some(word) => return Err(unknown_word(flag, word, TARGETS)),
-            None => return Err(pairs.unknown(TARGETS)),
-        }
-    };
+pub fn serial(text: &str) -> Result<ConsoleTarget, GrammarError> {
+    let mut pairs = Pairs::parse("serial", text, SERIAL)?;
+    let target = target("serial", &mut pairs, TARGETS)?;
     pairs.finish(TARGETS)?;
     Ok(target)
 }
 
-const TARGETS: &[&str] = &["off", "null", "tty", "stdio", "pty", "file", "socket"];
-
-/// `--rng on`, `--rng off` or `--rng src=/dev/urandom`.
+/// `--console TARGET`, with the targets of `--serial`, or `--console TARGET,bw=1M,ops=1000`.
 ///
 /// # Errors
-/// Any other word or key.
+/// Those of [`serial`], and limits that are none.
+pub fn console(text: &str) -> Result<(ConsoleTarget, LimitsConfig), GrammarError> {
+    let mut pairs = Pairs::parse("console", text, CONSOLE)?;
+    let limits = limits(&mut pairs)?;
+    let target = target("console", &mut pairs, CONSOLE_KEYS)?;
+    pairs.finish(CONSOLE_KEYS)?;
+    Ok((target, limits))
+}
+
+fn target(
+    flag: &'static str,
+    pairs: &mut Pairs,
+    known: &[&'static str],
+) -> Result<ConsoleTarget, GrammarError> {
+    if let Some(path) = pairs.take("file", "PATH")? {
+        return Ok(ConsoleTarget::File(PathBuf::from(path)));
+    }
+    if let Some(path) = pairs.take("socket", "PATH")? {
+        return Ok(ConsoleTarget::Socket(PathBuf::from(path)));
+    }
+    match pairs.word().as_deref() {
+        Some("off") => Ok(ConsoleTarget::Off),
+        Some("null") => Ok(ConsoleTarget::Null),
+        Some("tty") => Ok(ConsoleTarget::Tty),
+        Some("stdio") => Ok(ConsoleTarget::Stdio),
+        Some("pty") => Ok(ConsoleTarget::Pty),
+        Some(word) => Err(unknown_word(flag, word, known)),
+        None => Err(pairs.unknown(known)),
+    }
+}
+
+const TARGETS: &[&str] = &["off", "null", "tty", "stdio", "pty", "file", "socket"];
+const CONSOLE_KEYS: &[&str] = &["off", "null", "tty", "stdio", "pty", "file", "socket", "bw", "ops"];
+
+/// `--rng on`, `--rng off`, `--rng src=/dev/urandom` or `--rng on,bw=64K,ops=100`.
+///
+/// # Errors
+/// Any other word or key, limits that are none.
 pub fn rng(text: &str) -> Result<Option<RngConfig>, GrammarError> {
     let mut pairs = Pairs::parse("rng", text, RNG)?;
-    let rng = if let Some(src) = pairs.take("src", "PATH")? {
-        Some(RngConfig { src: PathBuf::from(src) })
+    let LimitsConfig { bw, ops } = limits(&mut pairs)?;
+    let mut rng = RngConfig { bw, ops, ..RngConfig::default() };
+    let mut on = true;
+    if let Some(src) = pairs.take("src", "PATH")? {
+        rng.src = PathBuf::from(src);
     } else {
-        match pairs.word() {
-            Some(word) => match switch(&word) {
-                Some(on) => on.then(RngConfig::default),
-                None => return Err(unknown_word("rng", &word, &["on", "off", "src"])),
-            },
-            None => return Err(pairs.unknown(&["on", "off", "src"])),
-        }
-    };
-    pairs.finish(&["on", "off", "src"])?;
-    Ok(rng)
+        let word = pairs.word().ok_or_else(|| pairs.unknown(RNG_KEYS))?;
+        on = switch(&word).ok_or_else(|| unknown_word("rng", &word, RNG_KEYS))?;
+    }
+    pairs.finish(RNG_KEYS)?;
+    Ok(on.then_some(rng))
+}
+
+const RNG_KEYS: &[&str] = &["on", "off", "src", "bw", "ops"];
+
+/// The limits that any device may have: `bw=SIZE`, `ops=N`.
+fn limits(pairs: &mut Pairs) -> Result<LimitsConfig, GrammarError> {
+    let mut limits = LimitsConfig::default();
+    if let Some(bytes) = pairs.take("bw", SIZE)? {
+        limits.bw = Some(pairs.value("bw", &bytes, SIZE, size(&bytes))?);
+    }
+    if let Some(ops) = pairs.take("ops", NUMBER)? {
+        limits.ops = Some(pairs.value("ops", &ops, NUMBER, ops.parse().ok())?);
+    }
+    Ok(limits)
 }
 
 /// `--transport pci` or `--transport mmio`.

@@ -55,6 +55,11 @@ pub(crate) fn make(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, Bu
     Ok(devices)
 }
 
+/// Limits as the devices take them; those of nothing are refused before.
+fn rates(bw: Option<u64>, ops: Option<u64>) -> Rates {
+    Rates { bytes: bw.and_then(NonZeroU64::new), operations: ops.and_then(NonZeroU64::new) }
+}
+
 fn console_of(config: &VmConfig) -> Option<&ConsoleTarget> {
     config.console.as_ref().filter(|target| **target != ConsoleTarget::Off)
 }
@@ -63,8 +68,13 @@ fn console(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError
     let Some(target) = console_of(config) else { return Ok(Vec::new()) };
     let Some(chardev) = plug.chardev(target)? else { return Ok(Vec::new()) };
     let size = (*target == ConsoleTarget::Tty).then(crate::terminal::size).flatten();
-    let device =
-        Console::new(&chardev, size, &plug.confinement).map_err(BuildError::host("make a thread"))?;
+    let device = Console::new(
+        &chardev,
+        size,
+        rates(config.console_limits.bw, config.console_limits.ops),
+        &plug.confinement,
+    );
+    let device = device.map_err(BuildError::host("make a thread"))?;
     plug.carry(chardev, "hvc0")?;
     Ok(vec![Box::new(device)])
 }
@@ -72,7 +82,8 @@ fn console(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError
 fn rng(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
     let Some(rng) = &config.rng else { return Ok(Vec::new()) };
     let source = File::open(&rng.src).map_err(open_error("the entropy source", &rng.src))?;
-    let device = Rng::new(source, &plug.confinement).map_err(BuildError::host("make a thread"))?;
+    let device = Rng::new(source, rates(rng.bw, rng.ops), &plug.confinement);
+    let device = device.map_err(BuildError::host("make a thread"))?;
     Ok(vec![Box::new(device)])
 }
 
@@ -97,7 +108,8 @@ fn net(index: usize, config: &NetConfig, plug: &Plug<'_>) -> Result<Net, BuildEr
     };
     let mac = config.mac.map_or_else(random_mac, |mac| Ok(mac.0));
     let mac = mac.map_err(BuildError::host("give random bytes for a network address"))?;
-    let options = Options { mac, mtu: config.mtu, offload: config.offload, vhost };
+    let rates = rates(config.bw, config.ops);
+    let options = Options { mac, mtu: config.mtu, offload: config.offload, vhost, rates };
     Ok(Net::new(index, taps, options, &plug.confinement)?)
 }
 
@@ -125,10 +137,6 @@ fn disks(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> 
 fn disk(config: &DiskConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, BuildError> {
     let DiskConfig { readonly, direct, ref serial, queues, .. } = *config;
     let options = block::Options { readonly, direct, serial: serial.clone() };
-    let rates = Rates {
-        bytes: config.bw.and_then(NonZeroU64::new),
-        operations: config.ops.and_then(NonZeroU64::new),
-    };
     let (name, disk) = match (&config.path, config.fd) {
         (None, Some(fd)) => (format!("descriptor {fd}"), Disk::new(inherit::take(fd)?, &options)),
         (path, _) => {
@@ -137,7 +145,7 @@ fn disk(config: &DiskConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, B
         }
     };
     let disk = disk.map_err(|why| BuildError::Disk { name, why })?;
-    let device = Block::new(disk, queues, rates, &plug.confinement);
+    let device = Block::new(disk, queues, rates(config.bw, config.ops), &plug.confinement);
     Ok(Box::new(device.map_err(BuildError::host("make a thread"))?))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Two queues of the port: the driver offers room for input in the first and output in the second. Bytes go to and
 //! come from a [`Chardev`], which bounds both directions: a guest that writes never waits for a reader, and input is
-//! read no faster than the guest takes it.
+//! read no faster than the guest takes it. Limits hold either direction back for itself.
 //!
 //! 1. [`Console::new`] takes both ends of a chardev, and starts a thread that waits.
 //! 2. `start` moves the queues into it. Kicks move output, the chardev's word moves input.
@@ -22,6 +22,7 @@ use crate::chardev::{Chardev, InputEnd, Output};
 use crate::confine::{Call, Confinement};
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
+use crate::rate::{self, Limiter, Rates};
 use crate::worker::{Events, Work, Worker};
 
 const QUEUE_SIZE: u16 = 128;
@@ -30,10 +31,14 @@ const CONFIG_LEN: u32 = 12;
 /// The configuration holds the console's size (5.3.3).
 const F_SIZE: u32 = 0;
 
-const INPUT: usize = 0;
-const OUTPUT: usize = 1;
-/// Token of the chardev's word that there is input; the queues' tokens are their indices.
+/// Tokens of the queues, which are their indices.
+const INPUT: u64 = 0;
+const OUTPUT: u64 = 1;
+/// Token of the chardev's word that there is input.
 const TYPED: u64 = 2;
+/// Tokens of the limits' timers.
+const INPUT_TIMER: u64 = 3;
+const OUTPUT_TIMER: u64 = 4;
 
 /// What is moved in one step.
 const STEP: usize = 4096;
@@ -53,32 +58,42 @@ pub struct Size {
 pub struct Console {
     size: Option<Size>,
     /// Here while the device is at rest.
-    ends: Option<Ends>,
+    means: Option<Means>,
     worker: Worker<Carrying>,
 }
 
 /// Beside what a worker does: whoever hears of the first output may read counters then, as a boot report does.
 const CALLS: [Call; 1] = [Call::Any(libc::SYS_pread64)];
 
-/// Both ends of the chardev.
-struct Ends {
+/// Both ends of the chardev, and what may go through them.
+struct Means {
     output: Box<dyn Output>,
     input: InputEnd,
     typed: Arc<EventFd>,
+    /// By the queues' indices.
+    limiters: [Limiter; 2],
 }
 
 impl Console {
-    /// A console in front of `chardev`, whose size is told to the guest where it has one.
+    /// A console in front of `chardev`, whose size is told to the guest where it has one; either direction is held to
+    /// `rates`, an operation being a buffer of the driver's.
     ///
     /// # Errors
-    /// The host has no thread or eventfd to give.
-    pub fn new(chardev: &Chardev, size: Option<Size>, confinement: &Confinement) -> io::Result<Self> {
+    /// The host has no thread, timer or eventfd to give.
+    pub fn new(
+        chardev: &Chardev,
+        size: Option<Size>,
+        rates: Rates,
+        confinement: &Confinement,
+    ) -> io::Result<Self> {
         let typed = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
         let (input, tell) = (chardev.input(), typed.clone());
         // EAGAIN: it has been told.
         input.on_input(move || drop(tell.write(1)));
-        let ends = Some(Ends { output: chardev.output(), input, typed });
-        Ok(Self { size, ends, worker: Worker::new("console", &CALLS, confinement)? })
+        let limiters = [Limiter::new(rates)?, Limiter::new(rates)?];
+        let means = Some(Means { output: chardev.output(), input, typed, limiters });
+        let calls: Vec<_> = CALLS.into_iter().chain(rate::CALLS).collect();
+        Ok(Self { size, means, worker: Worker::new("console", &calls, confinement)? })
     }
 }
 
@@ -111,18 +126,18 @@ impl VirtioDevice for Console {
             open.push(Queue::open(grant, &map, features).map_err(|_| StartError::Queue(index))?);
         }
         let queues = <[Queue; 2]>::try_from(open).map_err(|_| StartError::Queue(0))?;
-        let ends = self.ends.take().ok_or_else(StartError::busy)?;
+        let means = self.means.take().ok_or_else(StartError::busy)?;
         // Input that came while nobody took it.
-        let _ = ends.typed.write(1);
-        self.worker.start(Carrying { queues, ends, ram, needs_reset }).map_err(|(work, why)| {
-            self.ends = Some(work.ends);
+        let _ = means.typed.write(1);
+        self.worker.start(Carrying { queues, means, ram, needs_reset }).map_err(|(work, why)| {
+            self.means = Some(work.means);
             StartError::worker(why)
         })
     }
 
     fn stop(&mut self) -> Vec<Progress> {
         let Some(work) = self.worker.stop() else { return Vec::new() };
-        self.ends = Some(work.ends);
+        self.means = Some(work.means);
         work.queues.iter().map(Queue::progress).collect()
     }
 }
@@ -130,33 +145,39 @@ impl VirtioDevice for Console {
 /// What the thread owns.
 struct Carrying {
     queues: [Queue; 2],
-    ends: Ends,
+    means: Means,
     ram: GuestRam,
     needs_reset: Interrupt,
 }
 
 impl Work for Carrying {
     fn register(&mut self, events: &Events) -> io::Result<()> {
-        for (token, queue) in (0..).zip(&self.queues) {
+        for (token, queue) in [INPUT, OUTPUT].into_iter().zip(&self.queues) {
             events.add(queue.kick(), token)?;
         }
-        events.add(&*self.ends.typed, TYPED)
+        for (token, limiter) in [INPUT_TIMER, OUTPUT_TIMER].into_iter().zip(&self.means.limiters) {
+            limiter.register(events, token)?;
+        }
+        events.add(&*self.means.typed, TYPED)
     }
 
     fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
         let ram = self.ram.memory();
-        let Self { queues: [input, output], ends, .. } = self;
-        let carried = if token == OUTPUT as u64 {
-            output.clear_kick();
-            let sink = &mut ends.output;
-            output.serve(&ram, |chain| print(chain, &ram, sink.as_mut()))
+        let Self { queues: [input, output], means, .. } = self;
+        let [typing, printing] = &mut means.limiters;
+        match token {
+            INPUT_TIMER => typing.rang(),
+            OUTPUT_TIMER => printing.rang(),
+            TYPED => _ = means.typed.read(),
+            OUTPUT => output.clear_kick(),
+            _ => input.clear_kick(),
+        }
+        let carried = if matches!(token, OUTPUT | OUTPUT_TIMER) {
+            let sink = means.output.as_mut();
+            let bytes = |chain: &Chain| chain.readable().min(MOST);
+            output.serve_within(&ram, printing, bytes, |chain| print(chain, &ram, sink))
         } else {
-            if token == INPUT as u64 {
-                input.clear_kick();
-            } else {
-                let _ = ends.typed.read();
-            }
-            type_in(input, &ram, &ends.input)
+            type_in(input, &ram, &means.input, typing)
         };
         match carried {
             Ok(()) => ControlFlow::Continue(()),
@@ -188,10 +209,15 @@ fn print(
     Ok(Some(chain))
 }
 
-/// Hands input to the driver, as long as there is some and there is room for it.
-fn type_in(queue: &mut Queue, ram: &GuestMemoryMmap, input: &InputEnd) -> Result<(), QueueError> {
+/// Hands input to the driver, as long as there is some, there is room for it, and `limiter` allows.
+fn type_in(
+    queue: &mut Queue,
+    ram: &GuestMemoryMmap,
+    input: &InputEnd,
+    limiter: &mut Limiter,
+) -> Result<(), QueueError> {
     let mut buf = [0; STEP];
-    while input.is_ready() {
+    while input.is_ready() && limiter.may() {
         let Some(mut chain) = queue.next(ram)? else {
             if queue.park(ram)? {
                 continue;
@@ -200,6 +226,7 @@ fn type_in(queue: &mut Queue, ram: &GuestMemoryMmap, input: &InputEnd) -> Result
         };
         let room = chain.writable().min(STEP);
         let n = input.take(buf.get_mut(..room).unwrap_or_default());
+        limiter.pay(n);
         chain.write(ram, buf.get(..n).unwrap_or_default())?;
         queue.complete(ram, chain)?;
         if room == 0 {
@@ -219,21 +246,34 @@ mod tests {
     use crate::testing::{Buffer, Driver, Over, until};
     use crate::virtio::spec::feature;
     use std::io::{Read, Write};
+    use std::num::NonZeroU64;
     use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
     use vm_memory::{Bytes, GuestAddress};
 
+    /// Indices of the rings.
+    const INPUT: usize = 0;
+    const OUTPUT: usize = 1;
     const SIZE: Option<Size> = Some(Size { columns: 80, rows: 25 });
 
     fn console(chardev: &Chardev) -> Box<dyn VirtioDevice> {
-        Box::new(Console::new(chardev, SIZE, &Confinement::none()).expect("a thread"))
+        limited(chardev, Rates::default())
+    }
+
+    fn limited(chardev: &Chardev, rates: Rates) -> Box<dyn VirtioDevice> {
+        Box::new(Console::new(chardev, SIZE, rates, &Confinement::none()).expect("a thread"))
     }
 
     /// A console, and the other end of its line.
     fn connected(over: Over) -> (Driver, UnixStream, Option<Pump>) {
+        connected_within(over, Rates::default())
+    }
+
+    fn connected_within(over: Over, rates: Rates) -> (Driver, UnixStream, Option<Pump>) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let input = ours.try_clone().expect("a clone").into();
         let chardev = Chardev::new(Target::Stream { out: ours.into(), input: Some(input) }).expect("made");
-        let mut driver = Driver::new(console(&chardev), over);
+        let mut driver = Driver::new(limited(&chardev, rates), over);
         let pump = chardev.start("line", &Confinement::none()).expect("started");
         driver.start(feature::COMMON);
         (driver, theirs, pump)
@@ -242,6 +282,43 @@ mod tests {
     #[test]
     fn console_keeps_the_rules_of_virtio() {
         conforms(|| console(&Chardev::new(Target::Null).expect("made")));
+        conforms(|| limited(&Chardev::new(Target::Null).expect("made"), SLOW));
+    }
+
+    /// Ten buffers, or ten times two bytes, at once, and a hundred more of them a second.
+    const SLOW: Rates = Rates { bytes: NonZeroU64::new(200), operations: NonZeroU64::new(100) };
+
+    #[test]
+    fn limits_hold_output_back_and_lose_nothing() {
+        for over in [Over::Mmio, Over::Pci] {
+            let (mut driver, mut line, _pump) = connected_within(over, SLOW);
+            let begun = Instant::now();
+            for letter in b'a'..=b'z' {
+                let at = 0x1000 + 2 * u64::from(letter);
+                driver.ram.memory().write_slice(&[letter; 2], GuestAddress(at)).expect("written");
+                driver.rings[OUTPUT].add(&[Buffer { at, len: 2, writable: false }]);
+            }
+            driver.notify(1);
+            let mut got = [0; 52];
+            line.read_exact(&mut got).expect("read");
+            assert!(begun.elapsed() >= Duration::from_millis(149), "{:?}", begun.elapsed());
+            assert!((b'a'..=b'z').zip(got.chunks(2)).all(|(letter, two)| two == [letter; 2]), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn limits_hold_input_back_and_lose_nothing() {
+        for over in [Over::Mmio, Over::Pci] {
+            let (mut driver, mut line, _pump) = connected_within(over, SLOW);
+            let begun = Instant::now();
+            line.write_all(&[b'x'; 50]).expect("written");
+            for _ in 0..25 {
+                driver.rings[INPUT].add(&[Buffer { at: 0x3000, len: 2, writable: true }]);
+            }
+            driver.notify(0);
+            (0..25).for_each(|_| assert_eq!(driver.rings[INPUT].wait().written, 2));
+            assert!(begun.elapsed() >= Duration::from_millis(149), "{:?}", begun.elapsed());
+        }
     }
 
     #[test]

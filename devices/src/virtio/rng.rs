@@ -2,9 +2,9 @@
 //!
 //! One queue. The driver offers buffers, the device fills them with random bytes. Nothing to configure.
 //!
-//! 1. [`Rng::new`] takes an open source of random bytes, and starts a thread that waits.
-//! 2. `start` moves queue and source into it; each kick fills the buffers there are.
-//! 3. `stop` takes both back.
+//! 1. [`Rng::new`] takes an open source of random bytes and perhaps limits, and starts a thread that waits.
+//! 2. `start` moves queue and source into it; each kick fills the buffers there are, or as many as the limits allow.
+//! 3. `stop` takes all back.
 
 use std::fs::File;
 use std::io;
@@ -18,6 +18,7 @@ use super::{Activation, Profile, Progress, StartError, VirtioDevice, spec};
 use crate::confine::Confinement;
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
+use crate::rate::{self, Limiter, Rates};
 use crate::worker::{Events, Work, Worker};
 
 const QUEUE_SIZE: u16 = 64;
@@ -28,17 +29,28 @@ const MOST: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Rng {
     /// Here while the device is at rest.
-    source: Option<File>,
+    means: Option<Means>,
     worker: Worker<Filling>,
 }
 
+/// What the worker needs beside the queue.
+#[derive(Debug)]
+struct Means {
+    source: File,
+    limiter: Limiter,
+}
+
+const KICK: u64 = 0;
+const TIMER: u64 = 1;
+
 impl Rng {
-    /// A device that reads `source`: /dev/urandom, /dev/hwrng, any file.
+    /// A device that reads `source`: /dev/urandom, /dev/hwrng, any file; no faster than `rates` allow.
     ///
     /// # Errors
-    /// The host has no thread to give.
-    pub fn new(source: File, confinement: &Confinement) -> io::Result<Self> {
-        Ok(Self { source: Some(source), worker: Worker::new("rng", &[], confinement)? })
+    /// The host has no thread or timer to give.
+    pub fn new(source: File, rates: Rates, confinement: &Confinement) -> io::Result<Self> {
+        let means = Means { source, limiter: Limiter::new(rates)? };
+        Ok(Self { means: Some(means), worker: Worker::new("rng", &rate::CALLS, confinement)? })
     }
 }
 
@@ -53,16 +65,16 @@ impl VirtioDevice for Rng {
         let Activation { ram, features, mut queues, needs_reset, .. } = activation;
         let grant = queues.pop().ok_or(StartError::Queue(0))?;
         let queue = Queue::open(grant, &ram.memory(), features).map_err(|_| StartError::Queue(0))?;
-        let source = self.source.take().ok_or_else(StartError::busy)?;
-        self.worker.start(Filling { queue, source, ram, needs_reset }).map_err(|(work, why)| {
-            self.source = Some(work.source);
+        let means = self.means.take().ok_or_else(StartError::busy)?;
+        self.worker.start(Filling { queue, means, ram, needs_reset }).map_err(|(work, why)| {
+            self.means = Some(work.means);
             StartError::worker(why)
         })
     }
 
     fn stop(&mut self) -> Vec<Progress> {
         let Some(work) = self.worker.stop() else { return Vec::new() };
-        self.source = Some(work.source);
+        self.means = Some(work.means);
         vec![work.queue.progress()]
     }
 }
@@ -71,21 +83,26 @@ impl VirtioDevice for Rng {
 #[derive(Debug)]
 struct Filling {
     queue: Queue,
-    source: File,
+    means: Means,
     ram: GuestRam,
     needs_reset: Interrupt,
 }
 
 impl Work for Filling {
     fn register(&mut self, events: &Events) -> io::Result<()> {
-        events.add(self.queue.kick(), 0)
+        events.add(self.queue.kick(), KICK)?;
+        self.means.limiter.register(events, TIMER)
     }
 
-    fn ready(&mut self, _token: u64, _events: &Events) -> ControlFlow<()> {
-        self.queue.clear_kick();
+    fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
+        let Means { source, limiter } = &mut self.means;
+        match token {
+            TIMER => limiter.rang(),
+            _ => self.queue.clear_kick(),
+        }
         let ram = self.ram.memory();
-        let source = &mut self.source;
-        let served = self.queue.serve(&ram, |mut chain| {
+        let bytes = |chain: &Chain| chain.writable().min(MOST);
+        let served = self.queue.serve_within(&ram, limiter, bytes, |mut chain| {
             fill(&mut chain, &ram, source)?;
             Ok(Some(chain))
         });
@@ -118,11 +135,17 @@ mod tests {
     use crate::testing::conformance::{conforms, needs_reset};
     use crate::testing::{Buffer, Driver, Over};
     use crate::virtio::spec::feature;
+    use std::num::NonZeroU64;
+    use std::time::{Duration, Instant};
     use vm_memory::{Bytes, GuestAddress};
 
-    fn rng(path: &str) -> Box<dyn VirtioDevice> {
+    fn rng(path: &str, rates: Rates) -> Box<dyn VirtioDevice> {
         let source = File::open(path).expect("the source opens");
-        Box::new(Rng::new(source, &Confinement::none()).expect("a thread"))
+        Box::new(Rng::new(source, rates, &Confinement::none()).expect("a thread"))
+    }
+
+    fn a_second(bytes: u64, operations: u64) -> Rates {
+        Rates { bytes: NonZeroU64::new(bytes), operations: NonZeroU64::new(operations) }
     }
 
     fn buffer(at: u64, len: u32) -> Buffer {
@@ -130,14 +153,15 @@ mod tests {
     }
 
     fn driver(over: Over, path: &str) -> Driver {
-        let mut driver = Driver::new(rng(path), over);
+        let mut driver = Driver::new(rng(path, Rates::default()), over);
         driver.start(feature::COMMON);
         driver
     }
 
     #[test]
     fn rng_keeps_the_rules_of_virtio() {
-        conforms(|| rng("/dev/urandom"));
+        conforms(|| rng("/dev/urandom", Rates::default()));
+        conforms(|| rng("/dev/urandom", a_second(1000, 10)));
     }
 
     #[test]
@@ -151,6 +175,48 @@ mod tests {
             let bytes: [u8; 32] = driver.ram.memory().read_obj(GuestAddress(0x2000)).expect("read");
             assert!(bytes.iter().any(|b| *b != 0));
             crate::testing::until("an interrupt", || driver.interrupts(0) > 0);
+        }
+    }
+
+    #[test]
+    fn limits_hold_buffers_back_and_fill_all_of_them_in_the_end() {
+        // A tenth of a second's worth at once, and then fifteen more of them.
+        for rates in [a_second(3200, 0), a_second(0, 100)] {
+            for over in [Over::Mmio, Over::Pci] {
+                let mut driver = Driver::new(rng("/dev/urandom", rates), over);
+                driver.start(feature::COMMON);
+                let begun = Instant::now();
+                for _ in 0..25 {
+                    driver.rings[0].add(&[buffer(0x1000, 32)]);
+                }
+                driver.notify(0);
+                (0..25).for_each(|_| assert_eq!(driver.rings[0].wait().written, 32));
+                assert!(begun.elapsed() >= Duration::from_millis(140), "{:?}", begun.elapsed());
+            }
+        }
+    }
+
+    #[test]
+    fn a_reset_lets_no_driver_off_its_limit_and_does_not_wait_for_it() {
+        for over in [Over::Mmio, Over::Pci] {
+            let mut driver = Driver::new(rng("/dev/urandom", a_second(0, 1)), over);
+            let begun = Instant::now();
+            driver.start(feature::COMMON);
+            let more = |driver: &mut Driver| {
+                driver.rings[0].add(&[buffer(0x1000, 32)]);
+                driver.notify(0);
+            };
+            more(&mut driver);
+            driver.rings[0].wait();
+            for _ in 0..3 {
+                more(&mut driver);
+                driver.set_status(0);
+                driver.start(feature::COMMON);
+            }
+            assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+            more(&mut driver);
+            driver.rings[0].wait();
+            assert!(begun.elapsed() >= Duration::from_millis(990), "{:?}", begun.elapsed());
         }
     }
 

@@ -2,11 +2,13 @@
 //! likes, over activation and reset.
 #![no_main]
 
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use devices::confine::Confinement;
+use devices::rate::Rates;
 use devices::testing::{Buffer, Driver, Over};
 use devices::virtio::VirtioDevice;
 use libfuzzer_sys::fuzz_target;
@@ -14,13 +16,16 @@ use virtio_net::{Net, Options, Tap, Vhost};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 /// The device and its wire's other end; all pairs share one wire.
-fn device(pairs: usize, offload: bool) -> (Box<dyn VirtioDevice>, UnixDatagram) {
+fn device(pairs: usize, offload: bool, limited: bool) -> (Box<dyn VirtioDevice>, UnixDatagram) {
     let (ours, theirs) = UnixDatagram::pair().expect("two sockets");
     theirs.set_nonblocking(true).expect("a flag");
     let taps = (0..pairs)
         .map(|_| Tap::wire(OwnedFd::from(ours.try_clone().expect("a descriptor"))).expect("a wire"))
         .collect();
-    let options = Options { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500), offload, vhost: Vhost::Off };
+    // So little that a run meets the limits, and so much that it does not wait for long.
+    let rate = NonZeroU64::new(20_000).filter(|_| limited);
+    let rates = Rates { bytes: rate, operations: rate };
+    let options = Options { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500), offload, vhost: Vhost::Off, rates };
     (Box::new(Net::new(0, taps, options, &Confinement::none()).expect("a device")), theirs)
 }
 
@@ -37,7 +42,7 @@ fn buffers(bytes: &[u8]) -> Vec<Buffer> {
 fuzz_target!(|data: &[u8]| {
     let [shape, rest @ ..] = data else { return };
     let over = if shape & 1 == 0 { Over::Mmio } else { Over::Pci };
-    let (device, wire) = device(1 + usize::from(shape >> 1 & 1), shape & 4 != 0);
+    let (device, wire) = device(1 + usize::from(shape >> 1 & 1), shape & 4 != 0, shape & 32 != 0);
     let mut driver = Driver::new(device, over);
     // Without merged buffers, or without many pairs, other code serves.
     let features = u64::MAX & !(u64::from(shape >> 3 & 1) << 15) & !(u64::from(shape >> 4 & 1) << 22);

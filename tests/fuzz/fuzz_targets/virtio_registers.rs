@@ -3,9 +3,11 @@
 #![no_main]
 
 use std::fs::File;
+use std::num::NonZeroU64;
 
 use devices::chardev::{Chardev, Target};
 use devices::confine::Confinement;
+use devices::rate::Rates;
 use devices::testing::{Driver, Over};
 use devices::virtio::VirtioDevice;
 use devices::virtio::console::Console;
@@ -13,20 +15,22 @@ use devices::virtio::rng::Rng;
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
-fn device(console: bool) -> Box<dyn VirtioDevice> {
+fn device(console: bool, limited: bool) -> Box<dyn VirtioDevice> {
+    let rate = NonZeroU64::new(1000).filter(|_| limited);
+    let rates = Rates { bytes: rate, operations: rate };
     if console {
         let chardev = Chardev::new(Target::Null).expect("nothing is needed for nothing");
-        Box::new(Console::new(&chardev, None, &Confinement::none()).expect("a thread"))
+        Box::new(Console::new(&chardev, None, rates, &Confinement::none()).expect("a thread"))
     } else {
         let source = File::open("/dev/zero").expect("/dev/zero");
-        Box::new(Rng::new(source, &Confinement::none()).expect("a thread"))
+        Box::new(Rng::new(source, rates, &Confinement::none()).expect("a thread"))
     }
 }
 
 fuzz_target!(|data: &[u8]| {
     let [shape, rest @ ..] = data else { return };
     let over = if shape & 1 == 0 { Over::Mmio } else { Over::Pci };
-    let mut driver = Driver::new(device(shape & 2 != 0), over);
+    let mut driver = Driver::new(device(shape & 2 != 0, shape & 8 != 0), over);
     // Half of the runs begin with a live device.
     if shape & 4 != 0 {
         driver.start(u64::MAX);

@@ -21,10 +21,10 @@ fail() { echo "xtask: --net: $1" >&2; undo; exit 125; }
 ip netns add $name || exit 125
 trap undo EXIT
 trap 'exit 130' INT; trap 'exit 143' TERM; trap 'exit 129' HUP
-ip link add $name type veth peer name up netns $name || fail "no veth pair can be made"
+ip link add $name type veth peer name uplink netns $name || fail "no veth pair can be made"
 ip address add 172.31.$id.1/30 dev $name && ip link set $name up || fail "the host's end cannot be set up"
 ip route add 172.31.$id.128/25 via 172.31.$id.2 || fail "the guest's addresses are in use"
-ip -n $name address add 172.31.$id.2/30 dev up && ip -n $name link set up up && ip -n $name link set lo up &&
+ip -n $name address add 172.31.$id.2/30 dev uplink && ip -n $name link set uplink up && ip -n $name link set lo up &&
     ip -n $name route add default via 172.31.$id.1 || fail "the namespace's end cannot be set up"
 ip -n $name tuntap add tap0 mode tap vnet_hdr && ip -n $name address add 172.31.$id.129/25 dev tap0 &&
     ip -n $name link set tap0 up || fail "no tap can be made"

@@ -25,8 +25,12 @@ const FLAGS: &[Flag] = &[
     Flag("cpus", Value::Text("N"), "CPUs: 4, or boot=4[,max=4]; 1 to 32 [1]"),
     Flag("memory", Value::Text("SIZE"), "Memory: 2G, or size=2G[,shared=on][,hugepages=on] [512M]"),
     Flag("serial", Value::Text("TARGET"), "COM1: off, null, tty, stdio, pty, file=PATH, socket=PATH [null]"),
-    Flag("console", Value::Text("TARGET"), "The virtio console (hvc0), targets as above [off]"),
-    Flag("rng", Value::Text("WORD"), "The virtio entropy device: on, off, src=PATH [off]"),
+    Flag(
+        "console",
+        Value::Text("TARGET"),
+        "The virtio console (hvc0), targets as above [,bw=SIZE][,ops=N] [off]",
+    ),
+    Flag("rng", Value::Text("WORD"), "The virtio entropy device: on, off, src=PATH[,bw=SIZE][,ops=N] [off]"),
     Flag("net", Value::Texts("TAP"), "A network device: tap=NAME or fd=N, and more; may be repeated [none]"),
     Flag("vsock", Value::Text("CID"), "Sockets between host and guest: cid=3[,fd=N] [none]"),
     Flag(

@@ -112,10 +112,11 @@ fn machine(matches: &ArgMatches, config: &mut VmConfig) -> Result<(), GrammarErr
         grammar::memory(memory, &mut config.memory)?;
     }
     if let Some(serial) = text(matches, "serial") {
-        config.serial = grammar::console("serial", serial)?;
+        config.serial = grammar::serial(serial)?;
     }
     if let Some(console) = text(matches, "console") {
-        config.console = Some(grammar::console("console", console)?);
+        let (target, limits) = grammar::console(console)?;
+        (config.console, config.console_limits) = (Some(target), limits);
     }
     if let Some(rng) = text(matches, "rng") {
         config.rng = grammar::rng(rng)?;

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::size;
+
 /// A network device on a tap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +27,11 @@ pub struct NetConfig {
     pub vhostfd: Vec<i32>,
     /// Whether checksums and segmentation may be left to others.
     pub offload: bool,
+    /// Bytes a second each way at most; absent means no limit. JSON may say it in words: "100M".
+    #[serde(deserialize_with = "size::optional")]
+    pub bw: Option<u64>,
+    /// Packets a second each way at most; absent means no limit.
+    pub ops: Option<u64>,
 }
 
 impl Default for NetConfig {
@@ -38,6 +45,8 @@ impl Default for NetConfig {
             vhost: VhostMode::Auto,
             vhostfd: Vec::new(),
             offload: true,
+            bw: None,
+            ops: None,
         }
     }
 }

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{GrammarError, Pairs, SIZE, SWITCH, size, switch};
-use crate::config::DiskConfig;
+use super::{GrammarError, NUMBER, Pairs, SWITCH, limits, switch};
+use crate::config::{DiskConfig, LimitsConfig};
 
 const DISK: &str =
     "path=PATH or fd=N, and perhaps readonly=on, direct=on, serial=TEXT, queues=N, bw=SIZE, ops=N";
 const KEYS: &[&str] = &["path", "fd", "readonly", "direct", "serial", "queues", "bw", "ops"];
 const FD: &str = "the number of an open descriptor, from 3 on";
-const NUMBER: &str = "a whole number";
 
 /// `--disk disk.img` or `--disk path=disk.img,readonly=on,direct=on,serial=X,queues=2,bw=100M,ops=1000`.
 ///
@@ -32,12 +31,7 @@ pub fn disk(text: &str) -> Result<DiskConfig, GrammarError> {
     if let Some(queues) = pairs.take("queues", NUMBER)? {
         disk.queues = pairs.value("queues", &queues, NUMBER, queues.parse().ok())?;
     }
-    if let Some(bytes) = pairs.take("bw", SIZE)? {
-        disk.bw = Some(pairs.value("bw", &bytes, SIZE, size(&bytes))?);
-    }
-    if let Some(ops) = pairs.take("ops", NUMBER)? {
-        disk.ops = Some(pairs.value("ops", &ops, NUMBER, ops.parse().ok())?);
-    }
+    LimitsConfig { bw: disk.bw, ops: disk.ops } = limits(&mut pairs)?;
     pairs.finish(KEYS)?;
     Ok(disk)
 }

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use super::{GrammarError, Pairs, switch, unknown_word};
-use crate::config::{NetConfig, VhostMode, VsockConfig};
+use super::{GrammarError, Pairs, limits, switch, unknown_word};
+use crate::config::{LimitsConfig, NetConfig, VhostMode, VsockConfig};
 
 const VSOCK: &str = "cid=N[,fd=N]";
 const VSOCK_KEYS: &[&str] = &["cid", "fd"];
@@ -28,8 +28,8 @@ pub fn vsock(text: &str) -> Result<VsockConfig, GrammarError> {
     Ok(VsockConfig { cid, fd })
 }
 
-const NET: &str = "tap=NAME or fd=N[:N…], and mac=, mtu=, queues=, vhost=, vhostfd=, offload=";
-const NET_KEYS: &[&str] = &["tap", "fd", "mac", "mtu", "queues", "vhost", "vhostfd", "offload"];
+const NET: &str = "tap=NAME or fd=N[:N…], and mac=, mtu=, queues=, vhost=, vhostfd=, offload=, bw=, ops=";
+const NET_KEYS: &[&str] = &["tap", "fd", "mac", "mtu", "queues", "vhost", "vhostfd", "offload", "bw", "ops"];
 const FDS: &str = "numbers of open descriptors, from 3 on, with colons between them";
 const MAC: &str = "six bytes in hexadecimal, such as 52:54:00:12:34:56";
 const MTU: &str = "a number of bytes from 68 to 65535";
@@ -57,6 +57,7 @@ pub fn net(text: &str) -> Result<NetConfig, GrammarError> {
     if let Some(value) = pairs.take("offload", super::SWITCH)? {
         net.offload = pairs.value("offload", &value, super::SWITCH, switch(&value))?;
     }
+    LimitsConfig { bw: net.bw, ops: net.ops } = limits(&mut pairs)?;
     pairs.finish(NET_KEYS)?;
     Ok(net)
 }
@@ -92,6 +93,8 @@ mod tests {
             (Some(1450), Some(2), VhostMode::On, false)
         );
         assert_eq!(net("tap=t,vhost=auto").unwrap().vhost, VhostMode::Auto);
+        let limited = net("tap=t,bw=10M,ops=1000").unwrap();
+        assert_eq!((limited.bw, limited.ops), (Some(10 << 20), Some(1000)));
     }
 
     #[test]

@@ -39,10 +39,10 @@ fn an_unknown_key_names_the_nearest_one() {
         memory_of("size=1G,zebra=on").unwrap_err(),
         "--memory has no key \"zebra\"; there are size, shared and hugepages"
     );
-    assert_eq!(console("serial", "sdtio").unwrap_err().to_string(), {
+    assert_eq!(serial("sdtio").unwrap_err().to_string(), {
         "--serial does not know \"sdtio\"; did you mean \"stdio\"?"
     });
-    assert_eq!(console("console", "fil=/x").unwrap_err().to_string(), {
+    assert_eq!(console("fil=/x").unwrap_err().to_string(), {
         "--console has no key \"fil\"; did you mean \"file\"?"
     });
 }
@@ -83,10 +83,10 @@ fn cpus_take_a_number_or_boot_and_max() {
 
 #[test]
 fn double_quotes_keep_commas_and_equals_signs() {
-    assert_eq!(console("serial", "file=\"/a,b=c\"").unwrap(), ConsoleTarget::File("/a,b=c".into()));
-    assert_eq!(console("serial", "file=/x\"y,\"z").unwrap(), ConsoleTarget::File("/xy,z".into()));
-    assert_eq!(console("serial", "file=/a=b").unwrap(), ConsoleTarget::File("/a=b".into()));
-    assert_eq!(console("serial", "file=\"/a").unwrap_err(), GrammarError::Quote { flag: "serial" });
+    assert_eq!(serial("file=\"/a,b=c\"").unwrap(), ConsoleTarget::File("/a,b=c".into()));
+    assert_eq!(serial("file=/x\"y,\"z").unwrap(), ConsoleTarget::File("/xy,z".into()));
+    assert_eq!(serial("file=/a=b").unwrap(), ConsoleTarget::File("/a=b".into()));
+    assert_eq!(serial("file=\"/a").unwrap_err(), GrammarError::Quote { flag: "serial" });
 }
 
 #[test]
@@ -99,19 +99,37 @@ fn a_console_has_exactly_one_target() {
         ("pty", ConsoleTarget::Pty),
         ("socket=/run/s", ConsoleTarget::Socket("/run/s".into())),
     ] {
-        assert_eq!(console("serial", text).unwrap(), want, "{text}");
+        assert_eq!(serial(text).unwrap(), want, "{text}");
     }
-    assert!(console("serial", "tty,file=/x").is_err());
-    assert!(console("serial", "file=/x,socket=/y").is_err());
-    assert!(console("serial", "file=").is_err());
+    assert!(serial("tty,file=/x").is_err());
+    assert!(serial("file=/x,socket=/y").is_err());
+    assert!(serial("file=").is_err());
 }
 
 #[test]
 fn rng_is_a_switch_or_a_source() {
     assert_eq!(rng("on").unwrap(), Some(RngConfig::default()));
     assert_eq!(rng("off").unwrap(), None);
-    assert_eq!(rng("src=/dev/hwrng").unwrap(), Some(RngConfig { src: "/dev/hwrng".into() }));
+    assert_eq!(
+        rng("src=/dev/hwrng").unwrap(),
+        Some(RngConfig { src: "/dev/hwrng".into(), ..RngConfig::default() })
+    );
+    let limited = RngConfig { bw: Some(64 << 10), ops: Some(9), ..RngConfig::default() };
+    assert_eq!(rng("on,bw=64K,ops=9").unwrap(), Some(limited));
+    assert_eq!(rng("off,bw=64K").unwrap(), None);
+    assert!(rng("on,bw=fast").unwrap_err().to_string().contains("bw takes a number of bytes"));
     assert_eq!(rng("scr=/x").unwrap_err().to_string(), { "--rng has no key \"scr\"; did you mean \"src\"?" });
+}
+
+#[test]
+fn the_virtio_console_may_have_limits_and_the_serial_port_has_none() {
+    let limits = LimitsConfig { bw: Some(1 << 20), ops: Some(7) };
+    assert_eq!(console("tty,bw=1M,ops=7").unwrap(), (ConsoleTarget::Tty, limits));
+    let file = (ConsoleTarget::File("/x".into()), LimitsConfig { ops: None, ..limits });
+    assert_eq!(console("bw=1M,file=/x").unwrap(), file);
+    assert_eq!(console("null").unwrap(), (ConsoleTarget::Null, LimitsConfig::default()));
+    assert!(console("bw=1M").is_err(), "no target");
+    assert!(serial("tty,bw=1M").unwrap_err().to_string().contains("no key \"bw\""));
 }
 
 #[test]
@@ -141,7 +159,7 @@ proptest! {
     fn any_text_is_understood_or_refused(text in ".{0,80}") {
         let _ = memory_of(&text);
         let _ = cpus_of(&text);
-        let _ = console("serial", &text);
+        let _ = serial(&text);
         let _ = rng(&text);
         let _ = transport(&text);
         let _ = seccomp(&text);
@@ -150,7 +168,7 @@ proptest! {
     #[test]
     fn a_quoted_path_comes_back_whole(path in "/[^\"\0]{1,60}") {
         prop_assert_eq!(
-            console("serial", &format!("file=\"{path}\"")).unwrap(),
+            serial(&format!("file=\"{path}\"")).unwrap(),
             ConsoleTarget::File(path.into())
         );
     }

@@ -15,9 +15,6 @@ pub enum DiskFault {
     /// A serial number that no driver could read.
     #[error("a disk's serial number has {0} bytes; a guest reads at most 20")]
     Serial(usize),
-    /// A limit that would stop the disk.
-    #[error("a disk with bw=0 or ops=0 would never do anything; leave the limit out")]
-    Limit,
 }
 
 const QUEUES_MAX: u16 = 32;
@@ -29,7 +26,7 @@ pub(super) fn every_disk_is_sound(config: &VmConfig) -> Option<ConfigFault> {
     config.disks.iter().find_map(|disk| SOUND.iter().find_map(|rule| rule(disk)))
 }
 
-const SOUND: &[fn(&DiskConfig) -> Option<ConfigFault>] = &[one_source, queues, serial, limits];
+const SOUND: &[fn(&DiskConfig) -> Option<ConfigFault>] = &[one_source, queues, serial];
 
 fn one_source(disk: &DiskConfig) -> Option<ConfigFault> {
     match (&disk.path, disk.fd) {
@@ -47,10 +44,6 @@ fn queues(disk: &DiskConfig) -> Option<ConfigFault> {
 fn serial(disk: &DiskConfig) -> Option<ConfigFault> {
     let len = disk.serial.len();
     (len > SERIAL_MAX).then_some(ConfigFault::Disk(DiskFault::Serial(len)))
-}
-
-fn limits(disk: &DiskConfig) -> Option<ConfigFault> {
-    (disk.bw == Some(0) || disk.ops == Some(0)).then_some(ConfigFault::Disk(DiskFault::Limit))
 }
 
 #[cfg(test)]
@@ -79,7 +72,5 @@ mod tests {
         assert_eq!(fault(|d| d.queues = 32), None);
         assert_eq!(fault(|d| d.serial = "x".repeat(21)), Some(ConfigFault::Disk(DiskFault::Serial(21))));
         assert_eq!(fault(|d| d.serial = "x".repeat(20)), None);
-        assert_eq!(fault(|d| d.bw = Some(0)), Some(ConfigFault::Disk(DiskFault::Limit)));
-        assert_eq!(fault(|d| d.ops = Some(0)), Some(ConfigFault::Disk(DiskFault::Limit)));
     }
 }

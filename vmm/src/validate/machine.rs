@@ -100,6 +100,9 @@ pub enum ConfigFault {
         /// The machine's memory in MiB.
         memory: u64,
     },
+    /// A limit that would stop a device.
+    #[error("a device of {0} with bw=0 or ops=0 would never do anything; leave the limit out")]
+    Limit(&'static str),
     /// A shared directory that cannot be.
     #[error(transparent)]
     Fs(#[from] FsFault),
@@ -127,6 +130,7 @@ pub(super) const RULES: &[Rule] = &[
     net::descriptors_have_one_use,
     disk::every_disk_is_sound,
     the_balloon_leaves_room,
+    limits_let_something_pass,
     fs::shares_can_be,
 ];
 
@@ -162,6 +166,16 @@ fn the_balloon_leaves_room(config: &VmConfig) -> Option<ConfigFault> {
     let (balloon, memory) = (config.balloon.as_ref()?.size, config.memory.size);
     let fits = balloon == 0 || balloon.checked_add(MEMORY_MIN).is_some_and(|sum| sum <= memory);
     (!fits).then_some(ConfigFault::BalloonLarge { balloon: balloon >> 20, memory: memory >> 20 })
+}
+
+fn limits_let_something_pass(config: &VmConfig) -> Option<ConfigFault> {
+    let console = [("--console", config.console_limits.bw, config.console_limits.ops)].into_iter();
+    let rng = config.rng.iter().map(|rng| ("--rng", rng.bw, rng.ops));
+    let nets = config.nets.iter().map(|net| ("--net", net.bw, net.ops));
+    let disks = config.disks.iter().map(|disk| ("--disk", disk.bw, disk.ops));
+    let mut all = console.chain(rng).chain(nets).chain(disks);
+    let stops = |(_, bw, ops): &(_, Option<u64>, Option<u64>)| *bw == Some(0) || *ops == Some(0);
+    all.find(stops).map(|(flag, ..)| ConfigFault::Limit(flag))
 }
 
 fn cpus_are_1_to_32(config: &VmConfig) -> Option<ConfigFault> {
@@ -288,6 +302,18 @@ mod tests {
         assert_eq!(faults(|c| c.cpus.boot = 0), [ConfigFault::Cpus(0)]);
         assert_eq!(faults(|c| c.cpus.boot = 33), [ConfigFault::Cpus(33)]);
         assert_eq!(faults(|c| c.cpus.boot = 32), []);
+    }
+
+    #[test]
+    fn limits_of_nothing_are_refused_whatever_the_device() {
+        assert_eq!(faults(|c| c.console_limits.bw = Some(0)), [ConfigFault::Limit("--console")]);
+        assert_eq!(faults(|c| c.console_limits.ops = Some(1)), []);
+        let rng = |c: &mut VmConfig| c.rng = crate::grammar::rng("on,ops=0").unwrap();
+        assert_eq!(faults(rng), [ConfigFault::Limit("--rng")]);
+        let net = |c: &mut VmConfig| c.nets = vec![crate::grammar::net("tap=t,bw=0").unwrap()];
+        assert_eq!(faults(net), [ConfigFault::Limit("--net")]);
+        let disk = |c: &mut VmConfig| c.disks = vec![crate::grammar::disk("/disk.img,ops=0").unwrap()];
+        assert_eq!(faults(disk), [ConfigFault::Limit("--disk")]);
     }
 
     #[test]

@@ -40,6 +40,11 @@ pub enum NetFault {
     /// The kernel's descriptors, and not the kernel.
     #[error("vhostfd= hands packets to the kernel, and vhost=off does not; leave one of them out")]
     VhostOff,
+    /// Limits, and the kernel, which has none.
+    #[error(
+        "the kernel's vhost-net keeps no limits; leave bw= and ops= out, or have vmm carry the packets with vhost=off"
+    )]
+    VhostLimits,
     /// A group's address.
     #[error(
         "{0} is a group's address or none; a network device's has an even first byte, such as 52:54:00:12:34:56"
@@ -75,6 +80,9 @@ fn fault(net: &NetConfig) -> Option<NetFault> {
         _ if fds > 0 && fds != queues => count("fd", fds),
         _ if nodes > 0 && nodes != queues => count("vhostfd", nodes),
         _ if nodes > 0 && net.vhost == VhostMode::Off => Some(NetFault::VhostOff),
+        _ if (nodes > 0 || net.vhost == VhostMode::On) && (net.bw.is_some() || net.ops.is_some()) => {
+            Some(NetFault::VhostLimits)
+        }
         (_, Some(mac), _) if mac.0[0] & 1 != 0 || mac.0 == [0; 6] => Some(NetFault::Mac(mac.to_string())),
         (_, _, Some(mtu)) if mtu < MTU_MIN => Some(NetFault::Mtu(mtu)),
         _ => None,
@@ -129,7 +137,13 @@ mod tests {
 
     #[test]
     fn a_sound_network_device_breaks_no_rule() {
-        for text in ["tap=tap0", "fd=3:4,vhostfd=5:6", "tap=t,queues=32,mac=52:54:00:12:34:56,mtu=68"] {
+        for text in [
+            "tap=tap0",
+            "fd=3:4,vhostfd=5:6",
+            "tap=t,bw=1M",
+            "tap=t,vhost=off,ops=9",
+            "tap=t,queues=32,mac=52:54:00:12:34:56,mtu=68",
+        ] {
             assert_eq!(net_fault(text), None, "{text}");
         }
     }
@@ -146,6 +160,9 @@ mod tests {
         assert_eq!(net_fault("fd=3:4,queues=1"), count("fd", 1, 2));
         assert_eq!(net_fault("tap=t,vhostfd=3:4"), count("vhostfd", 1, 2));
         assert_eq!(net_fault("tap=t,vhostfd=3,vhost=off"), Some(NetFault::VhostOff));
+        for text in ["tap=t,vhost=on,bw=1M", "tap=t,vhost=on,ops=5", "tap=t,vhostfd=3,bw=1M"] {
+            assert_eq!(net_fault(text), Some(NetFault::VhostLimits), "{text}");
+        }
         assert!(matches!(net_fault("tap=t,mac=01:00:00:00:00:00"), Some(NetFault::Mac(_))));
         assert!(matches!(net_fault("tap=t,mac=00:00:00:00:00:00"), Some(NetFault::Mac(_))));
         assert_eq!(net_fault("tap=t,mtu=67"), Some(NetFault::Mtu(67)));

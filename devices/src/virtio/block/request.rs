@@ -108,9 +108,9 @@ pub(super) fn understand(
 }
 
 /// Bytes of data that a request moves.
-pub(super) fn bytes(step: &Step) -> u64 {
+pub(super) fn bytes(step: &Step) -> usize {
     match step {
-        Step::Host(Op::Read { memory, .. } | Op::Write { memory, .. }) => memory.left() as u64,
+        Step::Host(Op::Read { memory, .. } | Op::Write { memory, .. }) => memory.left(),
         _ => 0,
     }
 }

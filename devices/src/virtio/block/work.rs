@@ -76,7 +76,7 @@ pub(super) enum Broken {
 /// What a queue has between drivers.
 pub(super) struct Means {
     pub(super) engine: Engine,
-    pub(super) limiter: Option<Limiter>,
+    pub(super) limiter: Limiter,
 }
 
 /// What the thread owns.
@@ -99,13 +99,13 @@ impl Work for Serving {
         if let Engine::Ring(ring) = &self.means.engine {
             events.add(&**ring, DONE)?;
         }
-        self.means.limiter.as_ref().map_or(Ok(()), |limiter| events.add(limiter.timer(), TIMER))
+        self.means.limiter.register(events, TIMER)
     }
 
     fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
-        match (token, &mut self.means.limiter) {
-            (KICK, _) => self.queue.clear_kick(),
-            (TIMER, Some(limiter)) => limiter.rang(),
+        match token {
+            KICK => self.queue.clear_kick(),
+            TIMER => self.means.limiter.rang(),
             _ => {}
         }
         match self.serve() {
@@ -172,9 +172,7 @@ impl Serving {
                 None => return Ok(false),
             },
         };
-        if let Some(limiter) = &mut self.means.limiter
-            && !limiter.take(request::bytes(&step))
-        {
+        if !self.means.limiter.take(request::bytes(&step)) {
             self.held = Some((chain, step));
             return Ok(false);
         }

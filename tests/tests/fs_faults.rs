@@ -117,13 +117,13 @@ fn a_full_disk_is_an_error_in_the_guest_and_a_line_on_the_host() {
 fn a_directory_that_is_removed_is_an_error_in_the_guest_and_a_line_on_the_host() {
     for server in Server::ALL {
         let share = Share::by(server, &["--cache=never"]);
-        let script = "mkdir /mnt/below; echo x > /mnt/below/file; exec 3</mnt/below/file; \
+        let script = "mkdir /mnt/below; echo x > /mnt/below/file; exec 3</mnt/below/file; touch /mnt/ready; \
                       while ls /mnt/below/file >/dev/null 2>&1; do sleep 0.1; done; \
                       cat <&3; cat /mnt/below/file 2>/dev/null || echo gone; \
                       touch /mnt/new 2>/dev/null || echo refused; mkdir /mnt/d 2>/dev/null || echo refused; echo alive";
         let machine = share.vm("pci").command(&["sh", "-c", script]);
         let running = machine.start();
-        until("the guest is ready", || share.dir().join("below/file").exists());
+        until("the guest is ready", || share.dir().join("ready").exists());
         // In one step for the guest, which must not see half of it gone.
         fs::rename(share.dir().join("below"), share.place().join("below")).expect("moved");
         fs::remove_dir_all(share.dir()).expect("removed");

@@ -33,6 +33,8 @@ impl Has {
     const ACLS: &str = "acls";
     /// Ranges that are made zeros.
     const ZEROES: &str = "zeroes";
+    /// A daemon that takes set-user-id bits away when somebody else writes; not asked of the host.
+    const MODESTY: &str = "modesty";
 
     fn probe(folder: &Path) -> Self {
         let path = folder.join("probe");

@@ -109,7 +109,7 @@ pub(crate) fn groups(dir: &Path, _: &Has) {
     assert_eq!((below.uid(), below.gid(), below.mode() & 0o2000), (1000, 1234, 0o2000));
 }
 
-pub(crate) fn modesty(dir: &Path, _: &Has) {
+pub(crate) fn modesty(dir: &Path, has: &Has) {
     let path = dir.join("file");
     let privileged = || {
         fs::write(&path, "x").expect("a file");
@@ -121,7 +121,8 @@ pub(crate) fn modesty(dir: &Path, _: &Has) {
     somebody(2000, 2000, || {
         File::options().append(true).open(&path).expect("open").write_all(b"y").expect("written");
     });
-    assert_eq!(mode_of(&path), 0o777, "written");
+    let written = if has.has(Has::MODESTY) { 0o777 } else { 0o6777 };
+    assert_eq!(mode_of(&path), written, "written");
     privileged();
     somebody(2000, 2000, || File::options().write(true).open(&path).expect("open").set_len(0).expect("cut"));
     assert_eq!(mode_of(&path), 0o777, "cut");

@@ -5,17 +5,27 @@
 //! 3. [`count`] boots it once under the kernel's own tracing and tells what it cost besides time: VM exits, returns
 //!    to userspace, the way to the first guest entry, memory beside the guest's. Its times are not comparable.
 //!
+//! Devices are compared by the work of a guest that lives: a [`Machine`] has [`Devices`], and its guest the program
+//! `load` ([`load`]), which does what the host wants; [`Compared`] is what it took ours and another's.
+//!
 //! On the instruction clock of the test bed a nanosecond is an instruction. Comparisons are interleaved: one boot of
 //! each subject, then the next of each.
 
 mod boot;
+mod compared;
 mod count;
+mod devices;
+pub mod load;
+mod machine;
 mod memory;
 mod subject;
 mod tracing;
 
 pub use boot::{BootError, MARKER, Timed, time};
+pub use compared::{Compared, DeviceLine, Times};
 pub use count::{Counted, count};
+pub use devices::Devices;
+pub use machine::{Machine, MachineError};
 pub use memory::Beside;
 pub use subject::{Guest, Subject};
 

@@ -6,16 +6,19 @@
 //! assert_eq!(outcome.output.trim(), "4");
 //! ```
 //! `cargo xtask test` builds what is needed and says where it is in variables: `KIWI_VMM` and `KIWI_VIRTIOFSD`, the
-//! binaries, `KIWI_ASSETS`, a folder with a guest image a kernel, and `KIWI_EXAMPLES`, the folder of the vmm crate's
-//! examples. A test that finds none fails and says so.
+//! binaries, `KIWI_OTHER_VIRTIOFSD`, another's daemon, `KIWI_ASSETS`, a folder with a guest image a kernel, and
+//! `KIWI_EXAMPLES`, the folder of the vmm crate's examples. A test that finds none fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says what it expects by failing
 
+pub mod files;
 pub mod net;
 pub mod peer;
+mod share;
 mod terminal;
 mod threads;
 mod vm;
 
+pub use share::{Server, Share, status_field};
 pub use terminal::Terminal;
 pub use threads::{Thread, threads};
 pub use vm::{Outcome, Running, TestVm, until, wait};
@@ -30,6 +33,11 @@ pub fn vmm() -> PathBuf {
 /// The `kiwi-virtiofsd` under test.
 pub fn virtiofsd() -> PathBuf {
     asset("KIWI_VIRTIOFSD")
+}
+
+/// The `virtiofsd` of crates.io, to compare with.
+pub fn other_virtiofsd() -> PathBuf {
+    asset("KIWI_OTHER_VIRTIOFSD")
 }
 
 /// The folder of guest images, one for each of `6.1-cloud`, `6.1-generic` and `6.12-cloud`.

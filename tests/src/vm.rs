@@ -114,6 +114,16 @@ impl TestVm {
         self
     }
 
+    /// A program of the host's at `path` with the libraries that it needs, to be found in the guest at `place`.
+    pub fn host_program(self, place: &str, path: &str) -> Self {
+        let ldd = Command::new("ldd").arg(path).output().expect("it runs");
+        let text = String::from_utf8(ldd.stdout).expect("a list");
+        let words = text.split_whitespace().filter(|word| word.starts_with('/'));
+        words.fold(self.program(place, path), |vm, library| {
+            vm.program(library.trim_start_matches('/'), library)
+        })
+    }
+
     /// The test's own program ([`crate::peer`]), the guest's command `peer`.
     pub fn peer(self) -> Self {
         self.program("bin/peer", crate::peer::program())

@@ -201,6 +201,7 @@ impl VirtioDevice for Fs {
             path: self.path.clone(),
             deadline: self.deadline.clone(),
             begin,
+            begun: false,
             grants: queues,
             alone: Vec::new(),
             ram,
@@ -235,6 +236,8 @@ struct Running {
     /// Signalled at the start: the conversation with the daemon takes place when the vCPU that started us is at work
     /// again, so that a daemon that is slow to answer holds nobody up.
     begin: EventFd,
+    /// Whether the daemon has the rings: a stop may come before.
+    begun: bool,
     /// The queues, while a daemon has them.
     grants: Vec<QueueGrant>,
     /// The queues, when no daemon has them.
@@ -264,6 +267,7 @@ impl Work for Running {
     fn over(&mut self) {
         self.progress = match &mut self.daemon {
             None => self.alone.iter().map(Queue::progress).collect(),
+            Some(_) if !self.begun => self.grants.iter().map(|grant| grant.from).collect(),
             Some(daemon) => {
                 let stopped = daemon.stop(&self.ram.memory(), &self.grants);
                 stopped.unwrap_or_else(|why| {
@@ -300,7 +304,7 @@ impl Running {
         if let Some(requests) = daemon.requests() {
             events.add(requests, REQUEST).map_err(host("wait for it"))?;
         }
-        self.daemon = Some(daemon);
+        (self.daemon, self.begun) = (Some(daemon), true);
         Ok(())
     }
 

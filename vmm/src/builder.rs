@@ -18,6 +18,7 @@ use crate::kvm::{self, KvmError, StatsReader, Vcpu, Vm};
 use crate::machine::{Kept, Machine};
 use crate::ram::{self, RamError};
 use crate::report::{Counters, Milestone, Recorder, TO_USERSPACE};
+use crate::smbios;
 use crate::vcpu::{Buses, Control, Runner};
 
 /// Why a machine could not be built.
@@ -134,10 +135,12 @@ impl VmBuilder {
         let pins = crate::plug::pins(&config, attached.len())?;
         vm.split_irqchip(pins)?;
         vm.set_tss_address(layout::TSS)?;
+        vm.forbid_counters();
         let control = Arc::new(Control::new(recorder.clone()).map_err(BuildError::host("make an eventfd"))?);
         let buses = Buses::default();
         let plugged = crate::plug::attach(&config, attached, (&vm, &ram), &buses, &control)?;
         acpi::write(&ram, &plugged.described).map_err(BootError::Memory)?;
+        smbios::write(&ram).map_err(BootError::Memory)?;
         let vcpus = vcpus(&kvm, &vm, config.cpus.boot, entry)?;
         let coalesced = crate::plug::coalesce(&vm);
         let coalesced = coalesced.then(|| Arc::new(Mutex::new(())));

@@ -22,6 +22,7 @@ pub mod report;
 mod running;
 mod seccomp;
 mod slots;
+mod smbios;
 mod supervisor;
 mod terminal;
 pub mod validate;

@@ -67,10 +67,11 @@ pub(crate) fn example(name: &str) -> Result<PathBuf> {
     Ok(release().join("examples").join(name))
 }
 
-/// Builds what boots VMMs against the clock.
-pub(crate) fn stopwatch() -> Result<PathBuf> {
-    host::run(cargo().args(["build", "--quiet", "--release", "--package", "benches", "--bin", "stopwatch"]))?;
-    Ok(release().join("stopwatch"))
+/// Builds a program of the benches crate: `stopwatch`, which boots VMMs against the clock, or `load`, which works in
+/// guests.
+pub(crate) fn of_benches(name: &str) -> Result<PathBuf> {
+    host::run(cargo().args(["build", "--quiet", "--release", "--package", "benches", "--bin", name]))?;
+    Ok(release().join(name))
 }
 
 /// Builds the integration tests and gives their executables.
@@ -84,10 +85,10 @@ pub(crate) fn integration_test(name: &str) -> Result<PathBuf> {
     all.into_iter().next().ok_or_else(|| Error::new(format!("there is no test {name}")))
 }
 
-/// Builds what boots VMMs under criterion.
-pub(crate) fn boot_bench() -> Result<PathBuf> {
-    let all = executables(&["bench", "--package", "benches", "--bench", "boot"], "bench")?;
-    all.into_iter().next().ok_or_else(|| Error::new("there is no benchmark of boots"))
+/// Builds the criterion benchmark `name`.
+pub(crate) fn bench(name: &str) -> Result<PathBuf> {
+    let all = executables(&["bench", "--package", "benches", "--bench", name], "bench")?;
+    all.into_iter().next().ok_or_else(|| Error::new(format!("there is no benchmark {name}")))
 }
 
 /// Builds what `words` name and gives each executable of `kind`.

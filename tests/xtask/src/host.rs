@@ -46,7 +46,7 @@ pub(crate) fn as_root(program: &str) -> Command {
     sudo
 }
 
-/// Installs those of `wanted` (program, package) whose program is missing, and says so.
+/// Installs those of `wanted` (program, or a file's whole path; package) that are missing, and says so.
 pub(crate) fn need(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
         wanted.iter().filter(|(program, _)| !installed(program)).map(|(_, p)| *p).collect();
@@ -71,6 +71,7 @@ pub(crate) fn update() -> Result<()> {
 }
 
 fn installed(program: &str) -> bool {
+    // A whole path is itself in every place.
     let places = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
     places.iter().any(|place| Path::new(place).join(program).exists())
 }

@@ -14,6 +14,7 @@ mod lint;
 mod matrix;
 mod measure;
 mod network;
+mod peer;
 mod soak;
 mod suite;
 

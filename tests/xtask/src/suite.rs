@@ -8,7 +8,7 @@ use crate::bed::{self, Job};
 use crate::build;
 use crate::error::{Doing, Error, Result};
 use crate::kernels::{self, Flavour};
-use crate::{boot, host, image, lint};
+use crate::{boot, host, image, lint, peer};
 
 /// Run all of the project's checks and tests.
 #[derive(clap::Args)]
@@ -57,8 +57,9 @@ impl Test {
 
     fn integration(&self) -> Result<Vec<Outcome>> {
         println!("==> integration tests");
-        // What tests of disks look at images with.
+        // What tests of disks and of shared directories make images with, and look at them.
         host::need(&[("e2fsck", "e2fsprogs"), ("dmsetup", "dmsetup"), ("losetup", "mount")])?;
+        let other = peer::virtiofsd()?;
         let executables = build::integration_tests()?;
         let home = host::target().join("testbed").join("suite");
         let _ = std::fs::remove_dir_all(&home);
@@ -66,7 +67,10 @@ impl Test {
         let reports: Vec<PathBuf> = (0..SIDE_BY_SIDE).map(|n| home.join(n.to_string())).collect();
         let jobs: Result<Vec<_>> = reports
             .iter()
-            .map(|report| Ok(with_assets(self.job(&executables, report, &home))?.unattended()))
+            .map(|report| {
+                let job = with_assets(self.job(&executables, report, &home))?;
+                Ok(job.env("KIWI_OTHER_VIRTIOFSD", &other).unattended())
+            })
             .collect();
         bed::run_side_by_side(&jobs?, LIMIT)?;
         let mut text = String::new();

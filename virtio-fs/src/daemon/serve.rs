@@ -244,3 +244,6 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

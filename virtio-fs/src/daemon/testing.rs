@@ -25,7 +25,7 @@ const ROOM: u32 = 0x4_0000;
 const HEAD: usize = 16;
 
 pub struct Guest {
-    ram: GuestRam,
+    pub ram: GuestRam,
     memory: Memory,
     ring: Ring,
     queue: Queue,
@@ -96,12 +96,17 @@ impl Guest {
         let request = Buffer { at: REQUEST, len: request.len() as u32, writable: false };
         let reply = Buffer { at: REPLY, len: room, writable: true };
         let buffers = [request, reply];
-        self.ring.add(if room > 0 { &buffers } else { &buffers[..1] });
-        let taken = self.memory.next(&mut self.queue).expect("a sound ring").expect("a request");
-        let len = taken.serve(&self.server).min(room);
+        let len = self.chain(if room > 0 { &buffers } else { &buffers[..1] }).min(room);
         let mut bytes = vec![0; len as usize];
         self.ram.memory().read_slice(&mut bytes, GuestAddress(REPLY)).expect("in memory");
         bytes
+    }
+
+    /// Sends whatever lies in these buffers; the length of the reply.
+    pub fn chain(&mut self, buffers: &[Buffer]) -> u32 {
+        self.ring.add(buffers);
+        let taken = self.memory.next(&mut self.queue).expect("a sound ring").expect("a request");
+        taken.serve(&self.server)
     }
 
     /// A request's head and its body.
@@ -151,6 +156,14 @@ pub fn number(reply: &Reply) -> Result<u64, i32> {
 
 /// A daemon of `dir` in this process, without a sandbox, at the other end of a socket; it ends with the connection.
 pub fn daemon(dir: &Path, words: &[&str]) -> std::os::unix::net::UnixStream {
+    daemon_and_end(dir, words).0
+}
+
+/// The daemon's end, and why it did.
+pub type End = std::thread::JoinHandle<std::io::Result<()>>;
+
+/// As [`daemon`], with its end.
+pub fn daemon_and_end(dir: &Path, words: &[&str]) -> (std::os::unix::net::UnixStream, End) {
     use std::os::unix::net::{UnixListener, UnixStream};
     let place = tempfile::tempdir().expect("a folder");
     let path = place.path().join("fs.sock");
@@ -158,6 +171,5 @@ pub fn daemon(dir: &Path, words: &[&str]) -> std::os::unix::net::UnixStream {
     let options = options(dir, words);
     let service = super::serve::Service::new(shared(&options), options.threads).expect("threads");
     let stream = UnixStream::connect(&path).expect("a connection");
-    std::thread::spawn(move || service.serve(listener));
-    stream
+    (stream, std::thread::spawn(move || service.serve(listener)))
 }

@@ -1,7 +1,11 @@
 //! The device with a daemon that is as it should be, and with some that are not.
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use devices::confine::Confinement;
@@ -10,6 +14,7 @@ use devices::testing::{Buffer, Driver, Over};
 use devices::virtio::VirtioDevice;
 use devices::virtio::spec::{feature, status};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{Fs, FsError, Share};
 
@@ -26,17 +31,24 @@ const GET_VRING_BASE: u32 = 11;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const GET_QUEUE_NUM: u32 = 17;
 const SET_VRING_ENABLE: u32 = 18;
+const SET_BACKEND_REQ_FD: u32 = 21;
 const REPLY_ACK: u64 = 8;
 const MQ: u64 = 1;
+const BACKEND_REQ: u64 = 1 << 5;
 
 /// One message: request, flags, body. `None` at the end.
 fn receive(stream: &mut UnixStream) -> Option<(u32, u32, Vec<u8>)> {
+    receive_with_file(stream).map(|(request, flags, body, _)| (request, flags, body))
+}
+
+fn receive_with_file(stream: &mut UnixStream) -> Option<(u32, u32, Vec<u8>, Option<OwnedFd>)> {
     let mut head = [0; 12];
-    stream.read_exact(&mut head).ok()?;
+    // A header comes whole: it was sent as one.
+    let (12, file) = stream.recv_with_fd(&mut head).ok()? else { return None };
     let word = |at: usize| u32::from_ne_bytes(head[at..at + 4].try_into().expect("four bytes"));
     let mut body = vec![0; word(8) as usize];
     stream.read_exact(&mut body).ok()?;
-    Some((word(0), word(4), body))
+    Some((word(0), word(4), body, file.map(Into::into)))
 }
 
 fn answer(stream: &mut UnixStream, request: u32, value: u64) {
@@ -57,18 +69,23 @@ fn idle(end: impl Fn(u32, usize) -> bool + Send + 'static) -> (UnixStream, JoinH
             if end(request, *count) {
                 return theirs;
             }
-            match request {
-                GET_FEATURES => answer(&mut theirs, request, feature::COMMON | 1 << 30),
-                GET_PROTOCOL_FEATURES => answer(&mut theirs, request, REPLY_ACK | MQ),
-                GET_QUEUE_NUM => answer(&mut theirs, request, 4),
-                GET_VRING_BASE => answer(&mut theirs, request, 0),
-                _ if flags & 8 != 0 => answer(&mut theirs, request, 0),
-                _ => {}
-            }
+            agree(&mut theirs, request, flags, REPLY_ACK | MQ);
         }
         theirs
     });
     (ours, thread)
+}
+
+/// Says yes to a message.
+fn agree(stream: &mut UnixStream, request: u32, flags: u32, protocol: u64) {
+    match request {
+        GET_FEATURES => answer(stream, request, feature::COMMON | 1 << 30),
+        GET_PROTOCOL_FEATURES => answer(stream, request, protocol),
+        GET_QUEUE_NUM => answer(stream, request, 4),
+        GET_VRING_BASE => answer(stream, request, 0),
+        _ if flags & 8 != 0 => answer(stream, request, 0),
+        _ => {}
+    }
 }
 
 /// The FUSE request `operation` number `unique`, with room for a reply, in the queue `queue`.
@@ -185,6 +202,137 @@ fn a_daemon_that_hangs_up_mid_message_or_talks_nonsense_is_no_daemon() {
         drop(theirs);
         let refused = device(ours).expect_err("no daemon");
         assert!(matches!(refused, FsError::Daemon { .. }), "{refused}");
+    }
+}
+
+/// What a daemon says in the place of an answer: nothing, half a header, half a reply, nonsense.
+const NONSENSE: [&[u8]; 5] = [b"", b"\x01\0\0", b"\x01\0\0\0\x05\0\0\0\x08\0\0\0\0", &[0xff; 200], &[0; 20]];
+
+/// How many messages a daemon gets until it serves.
+fn messages() -> usize {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let (stream, thread) = idle(move |request, nth| {
+        count.fetch_add(1, Ordering::Relaxed);
+        request == SET_VRING_ENABLE && nth == 2
+    });
+    let mut driver = Driver::new(Box::new(device(stream).expect("a device")), Over::Pci);
+    driver.start(feature::COMMON);
+    drop(thread.join().expect("it ended"));
+    seen.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_daemon_that_breaks_off_at_any_message_leaves_errors_and_no_request_hangs() {
+    let all = messages();
+    assert!(all > 15, "{all} messages");
+    for last in 1..=all {
+        for (nonsense, over) in NONSENSE.into_iter().zip([Over::Mmio, Over::Pci].into_iter().cycle()) {
+            let seen = AtomicUsize::new(0);
+            let (stream, thread) = idle(move |_, _| seen.fetch_add(1, Ordering::Relaxed) + 1 == last);
+            let end = std::thread::spawn(move || thread.join().expect("it ended").write_all(nonsense));
+            match device(stream) {
+                Err(refused) => assert!(matches!(refused, FsError::Daemon { .. }), "{refused}"),
+                Ok(device) => {
+                    let mut driver = Driver::new(Box::new(device), over);
+                    driver.start(feature::COMMON);
+                    ask(&mut driver, 1, (GETATTR, 7), 0x2000);
+                    assert_eq!(reply(&mut driver, 1, 0x2000), (GONE.0, GONE.1, 7), "{last} {nonsense:?}");
+                    assert_eq!(driver.status() & status::DEVICE_NEEDS_RESET, 0);
+                }
+            }
+            // It may have been too late for the device to hear it.
+            let _ = end.join().expect("it ended");
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_speaks_unasked_or_hangs_up_while_it_serves_is_lost() {
+    for over in [Over::Mmio, Over::Pci] {
+        for nonsense in NONSENSE {
+            let (stream, thread) = idle(|request, count| request == SET_VRING_ENABLE && count == 2);
+            let mut driver = Driver::new(Box::new(device(stream).expect("a device")), over);
+            driver.start(feature::COMMON);
+            let mut theirs = thread.join().expect("it ended");
+            answer(&mut theirs, SET_VRING_ENABLE, 0);
+            // It has them now, and does nothing with them.
+            ask(&mut driver, 1, (GETATTR, 7), 0x2000);
+            theirs.write_all(nonsense).expect("sent");
+            let hung_up = nonsense.is_empty().then(|| drop(theirs));
+            assert_eq!(reply(&mut driver, 1, 0x2000), (GONE.0, GONE.1, 7), "{hung_up:?} {nonsense:?}");
+        }
+    }
+}
+
+/// A daemon that asks for this and that as soon as it has the rings; what it was told, and whether it went on.
+fn demanding(requests: &'static [u32]) -> (UnixStream, Receiver<u64>, JoinHandle<bool>) {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let (mut channel, mut rings) = (None, 0);
+        while let Some((request, flags, _, file)) = receive_with_file(&mut theirs) {
+            if request == GET_VRING_BASE {
+                return true;
+            }
+            if request == SET_BACKEND_REQ_FD {
+                channel = file.map(UnixStream::from);
+            }
+            agree(&mut theirs, request, flags, REPLY_ACK | MQ | BACKEND_REQ);
+            rings += usize::from(request == SET_VRING_ENABLE);
+            // Not before the last ring is switched on: until then the device is busy talking.
+            if (request, rings) == (SET_VRING_ENABLE, 2) {
+                let channel = channel.as_mut().expect("a way to ask");
+                requests.iter().for_each(|request| tell.send(demand(channel, *request)).expect("heard"));
+            }
+        }
+        false
+    });
+    (ours, told, thread)
+}
+
+/// Asks for a region that is not there, whatever the request takes for one, and gives the answer.
+fn demand(channel: &mut UnixStream, request: u32) -> u64 {
+    let mut bytes: Vec<u8> = [request, 1 | 8, 40].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+    bytes.extend([u64::MAX - 4095; 5].iter().flat_map(|word| word.to_ne_bytes()));
+    // With a descriptor, as one that maps has it.
+    let null = std::fs::File::open("/dev/null").expect("it is there");
+    channel.send_with_fd(&bytes[..], std::os::fd::AsRawFd::as_raw_fd(&null)).expect("sent");
+    let mut reply = [0; 20];
+    channel.read_exact(&mut reply).expect("an answer");
+    u64::from_ne_bytes(reply[12..].try_into().expect("eight bytes"))
+}
+
+#[test]
+fn a_daemon_that_asks_for_regions_that_are_not_there_is_told_no_and_works_on() {
+    // A message of the TLB, a host notifier, shared objects, a mapping and its end.
+    for (over, requests) in [(Over::Mmio, &[1, 3, 6, 8][..]), (Over::Pci, &[9, 10, 9, 77])] {
+        let (stream, told, thread) = demanding(requests);
+        let mut driver = Driver::new(Box::new(device(stream).expect("a device")), over);
+        driver.start(feature::COMMON);
+        for request in requests {
+            assert_ne!(told.recv(), Ok(0), "request {request}");
+        }
+        driver.set_status(0);
+        assert!(thread.join().expect("it ended"), "it was asked for its rings back");
+    }
+}
+
+#[test]
+fn a_reset_that_comes_before_the_daemon_has_the_rings_asks_nothing_of_it() {
+    const SET_VRING_ADDR: u32 = 9;
+    let rings = AtomicIsize::new(0);
+    // As many rings given as asked back, or more.
+    let (stream, thread) = idle(move |request, _| match request {
+        SET_VRING_ADDR => rings.fetch_add(1, Ordering::Relaxed) < 0,
+        GET_VRING_BASE => rings.fetch_sub(1, Ordering::Relaxed) < 1,
+        _ => false,
+    });
+    let mut driver = Driver::new(Box::new(device(stream).expect("a device")), Over::Pci);
+    for _ in 0..200 {
+        driver.start(feature::COMMON);
+        driver.set_status(0);
+        assert!(!thread.is_finished(), "it hung up, for it was asked for a ring that it had not");
     }
 }
 

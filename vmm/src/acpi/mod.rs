@@ -28,7 +28,7 @@ const BOOT_ARCH: u16 = 1 << 2 | 1 << 4;
 
 /// Writes all tables for `machine`.
 pub(crate) fn write(ram: &GuestMemoryMmap, machine: &Described) -> Result<(), GuestMemoryError> {
-    let mut area = Area { ram, next: layout::ACPI.0 + RSDP_ROOM };
+    let mut area = Area { ram, next: layout::ACPI + RSDP_ROOM };
     let dsdt = area.put(&dsdt::table(machine))?;
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(area.put(&fadt(dsdt))?);
@@ -39,7 +39,7 @@ pub(crate) fn write(ram: &GuestMemoryMmap, machine: &Described) -> Result<(), Gu
         xsdt.add_entry(area.put(&mcfg)?);
     }
     let xsdt = area.put(&xsdt)?;
-    ram.write_slice(&bytes(&Rsdp::new(OEM, xsdt)), GuestAddress(layout::ACPI.0))
+    ram.write_slice(&bytes(&Rsdp::new(OEM, xsdt)), GuestAddress(layout::ACPI))
 }
 
 /// The RSDP has 36 bytes; tables start on a round address behind it.
@@ -54,7 +54,7 @@ impl Area<'_> {
     fn put(&mut self, table: &dyn Aml) -> Result<u64, GuestMemoryError> {
         let (at, raw) = (self.next, bytes(table));
         let end = at + raw.len() as u64;
-        if end > layout::RESET_VECTOR {
+        if end > layout::SMBIOS {
             return Err(GuestMemoryError::InvalidGuestAddress(GuestAddress(end)));
         }
         self.ram.write_slice(&raw, GuestAddress(at))?;

@@ -18,6 +18,10 @@ const SVM: u32 = 1 << 2;
 const CMP_LEGACY: u32 = 1 << 1;
 const PERFCTR_CORE: u32 = 1 << 23;
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+/// Leaf 7, EDX.
+const ARCH_CAPABILITIES: u32 = 1 << 29;
+/// Leaf 0, EBX: how AMD's and Hygon's names begin.
+const AMD_LIKE: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
 
 /// What [`filter`] needs to know besides the host's leaves.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +43,12 @@ pub(crate) fn filter(supported: &CpuId, id: u8, facts: Facts) -> Result<CpuId, v
         edit(e, id, facts);
     }
     let has = |entries: &[kvm_cpuid_entry2], function| entries.iter().any(|e| e.function == function);
-    let amd = has(&entries, 0x8000_001d);
+    let amd = entries.iter().any(|e| e.function == 0 && AMD_LIKE.contains(&e.ebx));
+    if amd {
+        // KVM offers Intel's register IA32_ARCH_CAPABILITIES on AMD hosts too, where no processor has it.
+        let leaf = entries.iter_mut().find(|e| (e.function, e.index) == (7, 0));
+        leaf.into_iter().for_each(|e| e.edx &= !ARCH_CAPABILITIES);
+    }
     entries.extend(topology(0xb, id, facts.cpus));
     if let Some(khz) = facts.tsc_khz
         && !has(&entries, 0x15)
@@ -165,6 +174,19 @@ mod tests {
         assert_eq!(get(&t, 0x8000_0001, 0).ecx & (SVM | PERFCTR_CORE), 0);
         assert_eq!(get(&t, 0xa, 0).eax, 0);
         assert_eq!(get(&t, 1, 0).edx & HTT, 0);
+    }
+
+    #[test]
+    fn an_amd_guest_has_no_register_of_intels() {
+        for (name, has) in [(b"Genu", true), (b"Auth", false), (b"Hygo", false)] {
+            let mut entries = host().as_slice().to_vec();
+            entries[0].ebx = u32::from_le_bytes(*name);
+            entries.push(kvm_cpuid_entry2 { function: 7, edx: !0, ..Default::default() });
+            let table = filter(&CpuId::from_entries(&entries).expect("a table"), 0, facts(1));
+            let leaf = get(&table.expect("filtered"), 7, 0);
+            assert_eq!(leaf.edx & ARCH_CAPABILITIES != 0, has);
+            assert_eq!(leaf.edx | ARCH_CAPABILITIES, !0);
+        }
     }
 
     #[test]

@@ -47,8 +47,12 @@ pub(crate) const CMDLINE: u64 = 0x2_0000;
 pub(crate) const CMDLINE_MAX: usize = 2048;
 /// End of conventional memory.
 pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
+/// Where a BIOS would be; the rest of this is about what lies in it.
+pub(crate) const FIRMWARE: (u64, u64) = (0xe_0000, 0x2_0000);
 /// ACPI tables, where a BIOS would have put them, RSDP first.
-pub(crate) const ACPI: (u64, u64) = (0xe_0000, 0x2_0000);
+pub(crate) const ACPI: u64 = FIRMWARE.0;
+/// SMBIOS tables, at the first place where a kernel looks for them, behind ACPI's.
+pub(crate) const SMBIOS: u64 = 0xf_0000;
 /// Where a BIOS would have its reset entry (F000:FFF0), behind the tables.
 pub(crate) const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM above the BIOS area.

@@ -130,11 +130,21 @@ fn copy(ram: &GuestMemoryMmap, file: &File, s: &Segment) -> Result<u64, String> 
     Ok(copied)
 }
 
+/// A piece of a kernel that is read at once.
+const PIECE: usize = 1 << 20;
+
 /// From the page cache to guest memory in one copy, made by the host's kernel: mapping the file would cost a fault
 /// every 64 KiB, and a signal where it is cut short meanwhile.
+///
+/// In pieces, with a word to the scheduler between them: the thread that creates the machine waits for grace periods of
+/// the host's RCU, and where there is no other processor one ends only once this thread has been scheduled.
 fn read(mut file: &File, at: u64, to: &mut VolatileSlice<'_>) -> Result<(), VolatileMemoryError> {
     file.seek(SeekFrom::Start(at)).map_err(VolatileMemoryError::IOError)?;
-    file.read_exact_volatile(to)
+    for from in (0..to.len()).step_by(PIECE) {
+        file.read_exact_volatile(&mut to.subslice(from, PIECE.min(to.len() - from))?)?;
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 /// The stretches of data in `at..end`. Only a file with holes is asked for them: on a file without, the question

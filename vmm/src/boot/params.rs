@@ -24,7 +24,7 @@ pub(super) fn write(
     initrd: Option<Initrd>,
 ) -> Result<(), BootError> {
     let mut params = boot_params { hdr: header(kernel, initrd), ..Default::default() };
-    params.acpi_rsdp_addr = layout::ACPI.0;
+    params.acpi_rsdp_addr = layout::ACPI;
     let map = e820(ram_size);
     for (slot, (addr, size, type_)) in params.e820_table.iter_mut().zip(&map) {
         (slot.addr, slot.size, slot.r#type) = (*addr, *size, *type_);
@@ -54,8 +54,8 @@ fn header(kernel: &LoadedKernel, initrd: Option<Initrd>) -> setup_header {
 fn e820(ram_size: u64) -> Vec<(u64, u64, u32)> {
     let mut map = vec![
         (0, layout::LOW_RAM_END, E820_RAM),
-        // Where ACPI's tables lie: reserved, so that they stay.
-        (layout::ACPI.0, layout::ACPI.1, E820_RESERVED),
+        // Where the tables lie: reserved, so that they stay.
+        (layout::FIRMWARE.0, layout::FIRMWARE.1, E820_RESERVED),
     ];
     for (guest, _, len) in layout::ram_ranges(ram_size) {
         let from = guest.max(layout::HIGH_RAM);

@@ -4,7 +4,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -69,6 +72,19 @@ impl Vm {
             ..Default::default()
         };
         self.fd.enable_cap(&cap).map_err(KvmError::call("split the interrupt controllers"))
+    }
+
+    /// Gives later vCPUs no performance counters. CPUID alone can't say so to an AMD guest, which expects some. Hosts
+    /// before Linux 5.18 can't take them away; there the guest keeps what CPUID has not hidden.
+    pub(crate) fn forbid_counters(&self) {
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_PMU_CAPABILITY,
+            args: [u64::from(KVM_PMU_CAP_DISABLE), 0, 0, 0],
+            ..Default::default()
+        };
+        if let Err(why) = self.fd.enable_cap(&cap) {
+            tracing::debug!("the guest may keep performance counters: {why}");
+        }
     }
 
     /// Where Intel hosts keep the pages they need for real mode; ignored by others.

@@ -30,8 +30,8 @@ pub(crate) enum Clock {
     Wall,
 }
 
-/// Kernel modules of the L1.
-const MODULES: [&str; 1] = ["kvm_amd"];
+/// Kernel modules of the L1: KVM, and what serves the devices of a guest.
+const MODULES: [&str; 4] = ["kvm_amd", "tun", "vhost_net", "vhost_vsock"];
 
 /// Addresses must not change from run to run: they decide how caches and tables of the emulation are hit.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr norandmaps";

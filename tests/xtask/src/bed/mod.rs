@@ -45,7 +45,7 @@ impl Testbed {
 }
 
 /// What the L1 needs: network, file sharing, nested virtualization, devices for tests of disks.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 15] = [
     "virtio_pci",
     "9p",
     "9pnet_virtio",
@@ -55,6 +55,9 @@ const MODULES: [&str; 13] = [
     "vhost_vsock",
     "loop",
     "dm_mod",
+    // Files with attributes of users', which a tmpfs has not before Linux 6.6.
+    "crc32c_generic",
+    "ext4",
     // A pod's network: a pair of devices, and packets redirected between one of them and a tap.
     "veth",
     "sch_ingress",

@@ -15,7 +15,7 @@ use benches::Line;
 use crate::bed::{Bed, Clock};
 use crate::error::{Doing, Error, Result};
 use crate::host;
-pub(crate) use staging::default_cmdline;
+pub(crate) use staging::{ELF, QEMU_WORDS, default_cmdline, qemu};
 use table::Results;
 
 /// Measure boots of our VMM and of QEMU in the test bed, on the instruction clock.

@@ -23,12 +23,15 @@ pub(super) struct Wanted {
 }
 
 /// Our VMM with the kernel that QEMU boots too.
-pub(super) const ELF: &str = "kiwi";
+pub(crate) const ELF: &str = "kiwi";
 /// The same kernel as Debian ships it.
 pub(super) const LZ4: &str = "kiwi, lz4 vmlinuz";
 /// A kernel packed with xz, as ELF and as Debian ships it.
 pub(super) const GENERIC: &str = "kiwi, generic";
 pub(super) const XZ: &str = "kiwi, generic xz vmlinuz";
+/// The same with the devices that every sandbox has, their drivers not loaded.
+pub(super) const SANDBOX: &str = "kiwi, net and vsock";
+const SANDBOX_WORDS: [&str; 4] = ["--net", "tap=tap0,mac=52:54:00:00:00:01,vhost=on", "--vsock", "3"];
 /// What another binary of ours is called.
 const OTHER: &str = "kiwi, other";
 
@@ -46,6 +49,8 @@ const OTHER_VMM: &str = "/vmm-other";
 const INITRD: &str = "/initrd.cpio";
 const QEMU: &str = "/qemu";
 const FIRMWARE: &str = "/firmware";
+/// How QEMU is started there.
+pub(crate) const QEMU_WORDS: [&str; 3] = [QEMU, "-L", FIRMWARE];
 
 /// What QEMU's two machines load into the guest.
 const FIRMWARE_FILES: [&str; 5] =
@@ -62,7 +67,7 @@ const EXPLAINED: &str = "export KIWI_CACHE=/tmp/cache; /stopwatch /plan.json && 
 pub(super) fn load(wanted: &Wanted) -> Result<Load> {
     let mut load = Load::new(if wanted.explain == Some(true) { EXPLAINED } else { JOB });
     load.copy(&build::programs()?.vmm, VMM, 0o755)?;
-    load.copy(&build::stopwatch()?, "/stopwatch", 0o755)?;
+    load.copy(&build::of_benches("stopwatch")?, "/stopwatch", 0o755)?;
     load.file(INITRD, 0o644, guest::mark_initrd().doing("making the initrd")?);
     qemu(&mut load)?;
     let cmdline = match &wanted.cmdline {
@@ -88,7 +93,10 @@ pub(super) fn load(wanted: &Wanted) -> Result<Load> {
     };
     let (cloud, lz4) = kernel(&mut load, &mut plan, Flavour::Cloud61, "cloud")?;
     plan.subjects.push(Subject::kiwi(ELF, Path::new(VMM), &guest(&cloud)));
-    let words: Vec<String> = [QEMU, "-L", FIRMWARE].map(str::to_owned).to_vec();
+    let mut sandbox = Subject::kiwi(SANDBOX, Path::new(VMM), &guest(&cloud));
+    sandbox.words.extend(SANDBOX_WORDS.map(str::to_owned));
+    plan.subjects.push(sandbox);
+    let words: Vec<String> = QEMU_WORDS.map(str::to_owned).to_vec();
     plan.subjects.push(Subject::microvm(&words, &guest("/cloud/vmlinux")));
     plan.subjects.push(Subject::q35(&words, &guest("/cloud/vmlinux")));
     if let Some(other) = &wanted.against {
@@ -127,7 +135,8 @@ fn kernel(load: &mut Load, plan: &mut Plan, flavour: Flavour, dir: &str) -> Resu
     Ok((sparse, format!("/{dir}/vmlinuz")))
 }
 
-fn qemu(load: &mut Load) -> Result<()> {
+/// Adds QEMU with its libraries and firmware.
+pub(crate) fn qemu(load: &mut Load) -> Result<()> {
     load.program(Path::new("/usr/bin/qemu-system-x86_64"), QEMU)?;
     for name in FIRMWARE_FILES {
         let found = FIRMWARE_PLACES.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists());

@@ -12,8 +12,10 @@ use super::{Shared, sys};
 /// Most bytes of entries that are read for one request, and fewest: one entry with the longest name.
 const MOST: usize = 128 << 10;
 const LEAST: usize = 512;
-/// An entry with its attributes is so many times as long as one without, if its name is short.
-const LONGER: u32 = 6;
+/// An entry in a reply is longer than the kernel's, most of all one with a short name: 32 bytes for 24, and with its
+/// attributes 160. So much of a reply's size is read for it.
+const BARE: (u32, u32) = (3, 4);
+const WITH_ATTRIBUTES: (u32, u32) = (3, 20);
 /// Of an entry before its name: inode, place of the next one, length, kind (getdents64(2)).
 const HEAD: usize = 19;
 
@@ -29,8 +31,20 @@ impl Shared {
         (size, offset): (u32, u64),
         add: &mut Add<'_>,
     ) -> io::Result<()> {
+        self.read(inode, handle, (share(size, BARE), offset), add)
+    }
+
+    /// No more is read than goes into the reply: what is left over has to be sought again, and a file system that counts
+    /// its entries, as a tmpfs did before Linux 6.6, finds another place then if some have gone meanwhile.
+    fn read(
+        &self,
+        inode: u64,
+        handle: u64,
+        (bytes, offset): (usize, u64),
+        add: &mut Add<'_>,
+    ) -> io::Result<()> {
         let handle = self.handles.get(handle, inode)?;
-        let mut bytes = vec![0; (size as usize).clamp(LEAST, MOST)];
+        let mut bytes = vec![0; bytes];
         let read = {
             // The position belongs to the open file, which two requests may read at once.
             let _position = handle.position.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,9 +74,7 @@ impl Shared {
         add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
         let folder = self.nodes.get(inode)?;
-        // No more is read than goes into the reply: what is left over has to be sought again, and a file system that
-        // counts its entries finds another place then if some have gone meanwhile.
-        self.list(inode, handle, (size / LONGER, offset), &mut |entry, name| {
+        self.read(inode, handle, (share(size, WITH_ATTRIBUTES), offset), &mut |entry, name| {
             let found = self.look(&folder, name)?;
             let number = found.inode;
             let added = add(entry, found);
@@ -83,6 +95,11 @@ impl Shared {
             found => found,
         }
     }
+}
+
+/// How many bytes are read for a reply of `size`.
+fn share(size: u32, (part, of): (u32, u32)) -> usize {
+    (size as usize / of as usize * part as usize).clamp(LEAST, MOST)
 }
 
 /// The first entry, its name, and what follows it.

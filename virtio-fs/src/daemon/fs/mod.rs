@@ -16,6 +16,7 @@ mod directory;
 mod extended;
 mod nodes;
 mod sys;
+mod trouble;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -33,7 +34,8 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags};
 
 use super::options::{Cache, Options};
 use credentials::{Creator, Modest};
-use nodes::{Handles, Key, Node, Nodes};
+use nodes::{Handles, Key, Node, Nodes, ROOT};
+use trouble::Trouble;
 
 /// A folder on another mount than its parent (FUSE_ATTR_SUBMOUNT); the library has no name for it.
 const IS_SUBMOUNT: u32 = 1;
@@ -68,6 +70,7 @@ pub struct Shared {
     handles: Handles,
     /// `/proc/self/fd`, by which a descriptor that only names its file is opened.
     descriptors: OwnedFd,
+    trouble: Trouble,
 }
 
 fn errno(number: i32) -> io::Error {
@@ -113,7 +116,8 @@ impl Shared {
             direct_io: options.direct_io,
         };
         let nodes = Nodes::new(root, key(&st, mount));
-        Ok(Self { manner, agreed: Agreed::default(), nodes, handles: Handles::default(), descriptors })
+        let (agreed, handles, trouble) = (Agreed::default(), Handles::default(), Trouble::default());
+        Ok(Self { manner, agreed, nodes, handles, descriptors, trouble })
     }
 
     /// Prepares the calling thread, once: its own folder, which `extended` needs, and its own mask.
@@ -176,6 +180,14 @@ impl Shared {
             (Cache::Always | Cache::Metadata, true) => OpenOptions::KEEP_CACHE | OpenOptions::CACHE_DIR,
             (Cache::Auto, _) | (Cache::Never, true) => OpenOptions::empty(),
         }
+    }
+
+    /// Has the log tell what is wrong with the host, if that is why a request failed.
+    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(why) = &result {
+            self.trouble.note(&*self.nodes.get(ROOT)?, why);
+        }
+        result
     }
 
     /// Looks `name` up in `parent`, however it is written.
@@ -275,7 +287,9 @@ impl FileSystem for Shared {
 
     fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         one_name(name)?;
-        self.find(&*self.nodes.get(parent)?, name)
+        let found = self.find(&*self.nodes.get(parent)?, name);
+        // What is not there is looked up more than anything else: only where it costs little is it asked why.
+        if parent == ROOT { self.noted(found) } else { found }
     }
 
     fn forget(&self, _: &Context, inode: u64, count: u64) {
@@ -341,7 +355,7 @@ impl FileSystem for Shared {
         let folder = self.place(parent, name)?;
         let creator = self.creator(context, umask)?;
         let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
-        nix::sys::stat::mkdirat(&*folder, name, mode)?;
+        self.noted(nix::sys::stat::mkdirat(&*folder, name, mode).map_err(io::Error::from))?;
         drop(creator);
         self.find(&folder, name)
     }
@@ -403,7 +417,7 @@ impl FileSystem for Shared {
         args: CreateIn,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
         let folder = self.place(parent, name)?;
-        let (entry, file) = match self.create_in(context, &folder, name, &args)? {
+        let (entry, file) = match self.noted(self.create_in(context, &folder, name, &args))? {
             Some(file) => {
                 // By the open file, not by its name, which somebody may have given to another by now.
                 let named = sys::open(&self.descriptors, &in_proc(&file), libc::O_PATH, 0)?;
@@ -453,7 +467,7 @@ impl FileSystem for Shared {
     ) -> io::Result<usize> {
         let handle = self.handles.get(handle, inode)?;
         let _modest = Modest::new(fuse_flags & WRITE_KILL_PRIV != 0)?;
-        from.read_to(&mut sys::Borrowed(&handle.file), size as usize, offset)
+        self.noted(from.read_to(&mut sys::Borrowed(&handle.file), size as usize, offset))
     }
 
     fn release(
@@ -540,7 +554,7 @@ impl FileSystem for Shared {
         length: u64,
     ) -> io::Result<()> {
         let handle = self.handles.get(handle, inode)?;
-        sys::allocate(&handle.file, mode.cast_signed(), offset, length)
+        self.noted(sys::allocate(&handle.file, mode.cast_signed(), offset, length))
     }
 
     fn lseek(&self, _: &Context, inode: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64> {

@@ -255,6 +255,68 @@ fn lengths_past_the_buffers_are_cut_or_refused() {
 }
 
 #[test]
+fn buffers_outside_of_the_guests_memory_reach_nothing() {
+    use devices::testing::Buffer;
+    use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+    let place = Place::new();
+    let mut guest = Guest::new(&place.dir(), &[]);
+    let file = guest.lookup(1, "file").expect("a file");
+    let handle = guest.open(file, libc::O_RDWR).expect("open");
+    let body = [handle.to_le_bytes().to_vec(), vec![0; 8], words(&[4096, 0, 0, 0, 0, 0])].concat();
+    // In no memory, out of it, over the hole between its regions, past the last address.
+    let nowhere =
+        [(1 << 40, 4096), ((1 << 20) - 100, 4096), (1 << 20, 1), (u64::MAX - 10, 100), (0x1000, 0xffff_0000)];
+    for (operation, (at, len)) in [READ, WRITE].into_iter().flat_map(|op| nowhere.map(|place| (op, place))) {
+        let request = guest.request(operation, file, &body);
+        guest.ram.memory().write_slice(&request, GuestAddress(0x1000)).expect("in memory");
+        let head = Buffer { at: 0x1000, len: 80, writable: false };
+        let reply = Buffer { at: 0x8000, len: 16, writable: true };
+        let data = Buffer { at, len, writable: operation == READ };
+        let chain = if operation == READ { [head, reply, data] } else { [head, data, reply] };
+        assert_eq!(guest.chain(&chain), 0, "operation {operation} at {at:#x}, {len} bytes");
+        // A request that lies there itself.
+        assert_eq!(guest.chain(&[Buffer { at, len, writable: false }, reply]), 0, "at {at:#x}");
+    }
+    assert_eq!(guest.call(READ, file, &body).body, b"content", "and it serves on");
+}
+
+#[test]
+fn a_name_that_the_host_turns_into_a_link_and_back_never_leads_out() {
+    let place = Place::new();
+    let (dir, swap) = (place.dir(), place.0.path().join("swap"));
+    fs::create_dir(dir.join("sub/below")).expect("a folder");
+    symlink(place.0.path(), &swap).expect("a link");
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ends = over.clone();
+    let racer = std::thread::spawn(move || {
+        let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+        let (here, cwd) = (dir.join("sub"), nix::fcntl::AT_FDCWD);
+        while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+            nix::fcntl::renameat2(cwd, &swap, cwd, &here, exchange).expect("exchanged");
+        }
+    });
+    let mut guest = Guest::new(&place.dir(), &[]);
+    let (mut folders, mut links) = (0, 0);
+    for _ in 0..3000 {
+        let sub = guest.lookup(1, "sub").expect("one or the other");
+        match guest.lookup(sub, "secret") {
+            Err(libc::ENOENT) => folders += 1,
+            Err(libc::ENOTDIR) => links += 1,
+            other => panic!("{other:?}"),
+        }
+        let made = number(&guest.call(CREATE, sub, &create(libc::O_RDWR, "made")));
+        assert!(matches!(made, Ok(_) | Err(libc::ENOTDIR | libc::EEXIST)), "{made:?}");
+        let request = guest.request(UNLINK, sub, b"secret\0");
+        guest.raw(&request, 4096);
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    racer.join().expect("it ended");
+    assert!(folders > 0 && links > 0, "{folders} times the folder, {links} times the link");
+    assert_eq!(fs::read_to_string(place.secret()).expect("untouched"), "secret");
+    assert!(!place.0.path().join("made").exists());
+}
+
+#[test]
 fn a_hundred_thousand_lookups_leave_no_descriptor_open() {
     let place = Place::new();
     for n in 0..100 {
@@ -316,6 +378,45 @@ fn listing_a_folder_with_attributes_counts_what_it_gives_and_no_more() {
         guest.raw(&request, 0);
     }
     assert_eq!(guest.shared.nodes.len(), 1);
+}
+
+#[test]
+fn no_entry_of_a_folder_is_read_that_its_reply_has_no_room_for() {
+    let place = Place::new();
+    for len in [1, 4, 5, 8, 12, 13, 36, 200] {
+        let folder = place.dir().join(format!("{len:0>len$}"));
+        fs::create_dir(&folder).expect("a folder");
+        (0..10)
+            .for_each(|n| fs::write(folder.join(format!("{n}{}", "x".repeat(len - 1))), "").expect("a file"));
+        (10..200).for_each(|n| fs::write(folder.join(format!("{n:0>len$}")), "").expect("a file"));
+    }
+    let mut guest = Guest::new(&place.dir(), &[]);
+    for (len, operation) in
+        [1, 4, 5, 8, 12, 13, 36, 200].into_iter().flat_map(|l| [(l, READDIR), (l, READDIRPLUS)])
+    {
+        let node = guest.lookup(1, &format!("{len:0>len$}")).expect("a folder");
+        let handle = number(&guest.call(OPENDIR, node, &[0; 8])).expect("open");
+        let mut offset = 0_u64;
+        loop {
+            let body =
+                [handle.to_le_bytes().to_vec(), offset.to_le_bytes().to_vec(), words(&[4096, 0, 0, 0, 0, 0])];
+            let list = guest.call(operation, node, &body.concat()).body;
+            // An entry begins with its attributes, if it has them; then number, next place, length, kind and name.
+            let head = if operation == READDIRPLUS { 128 } else { 0 };
+            let mut rest = &list[..];
+            while let [_, ..] = rest {
+                offset = u64::from_le_bytes(rest[head + 8..head + 16].try_into().expect("eight bytes"));
+                let name = u32::from_le_bytes(rest[head + 16..head + 20].try_into().expect("four bytes"));
+                rest = &rest[(head + 24 + name as usize).next_multiple_of(8)..];
+            }
+            let mut file = &guest.shared.handles.get(handle, node).expect("it is open").file;
+            let at = std::io::Seek::stream_position(&mut file).expect("a place");
+            if list.is_empty() {
+                break;
+            }
+            assert_eq!(at, offset, "operation {operation}, names of {len} bytes");
+        }
+    }
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn holds(transport: &str, server: Server, place: Place, list: &[&[&str]], patien
     let wanted: &[&str] =
         if matches!(place, Place::Disk) { &["attributes", "acls", "zeroes"] } else { &["acls"] };
     assert!(wanted.iter().all(|word| has.contains(word)), "the host's file system has only {has}");
-    // virtiofsd 1.14 leaves set-user-id bits to a file that is written through the guest's cache.
+    // virtiofsd 1.14 takes set-user-id bits away with the first of SOME, and leaves them with the second.
     let modesty = |words: &[&str]| server == Server::Ours || words.contains(&"--cache=never");
     let check = |(n, words): (usize, &&[&str])| {
         let modest = if modesty(words) { "modesty" } else { "" };

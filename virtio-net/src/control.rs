@@ -52,6 +52,8 @@ const ERR: u8 = 1;
 pub(crate) struct KernelPair {
     pub(crate) node: Node,
     pub(crate) rings: [QueueGrant; 2],
+    /// Whether the kernel has been told to work it.
+    pub(crate) works: bool,
     /// Known when it is over.
     pub(crate) progress: Vec<Progress>,
 }
@@ -83,10 +85,11 @@ pub(crate) fn links() -> io::Result<OwnedFd> {
 }
 
 impl Control {
-    /// Sets on the taps what was negotiated. A tap that is gone is a link that is down, and no error.
+    /// Sets on the taps what was negotiated, and has the kernel work them. A tap that is gone is a link that is down, and
+    /// no error; the kernel would refuse it.
     fn set_up(&mut self) -> io::Result<()> {
         let done = self.set_taps();
-        if self.look_at_link() { done } else { Ok(()) }
+        if self.look_at_link() { done.and_then(|()| self.start_kernels()) } else { Ok(()) }
     }
 
     fn set_taps(&self) -> io::Result<()> {
@@ -105,14 +108,13 @@ impl Control {
 
     fn start_kernels(&mut self) -> io::Result<()> {
         let (ram, features) = (&self.ram, self.features);
-        let mut started = 0;
         let done = self.kernels.iter_mut().try_for_each(|pair| {
             pair.node.start(ram, features, &pair.rings)?;
-            started += 1;
+            pair.works = true;
             Ok(())
         });
         if done.is_err() {
-            self.kernels.iter_mut().take(started).for_each(KernelPair::stop);
+            self.kernels.iter_mut().for_each(KernelPair::stop);
         }
         done
     }
@@ -129,7 +131,11 @@ impl Control {
 
 impl KernelPair {
     fn stop(&mut self) {
-        self.progress = self.node.stop(&self.rings);
+        self.progress = if std::mem::take(&mut self.works) {
+            self.node.stop(&self.rings)
+        } else {
+            self.rings.iter().map(|ring| ring.from).collect()
+        };
     }
 }
 
@@ -201,8 +207,7 @@ impl Work for Control {
         for (token, pair) in (NODES..).zip(&self.kernels) {
             events.add(pair.node.failed(), token)?;
         }
-        self.set_up()?;
-        self.start_kernels()
+        self.set_up()
     }
 
     fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {

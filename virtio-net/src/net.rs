@@ -281,7 +281,7 @@ fn descriptor(source: io::Error) -> StartError {
 }
 
 fn kernel_pair((node, rings): (Node, [QueueGrant; 2])) -> KernelPair {
-    KernelPair { node, rings, progress: Vec::new() }
+    KernelPair { node, rings, works: false, progress: Vec::new() }
 }
 
 fn take(queues: &mut Vec<QueueGrant>, index: usize) -> Option<QueueGrant> {

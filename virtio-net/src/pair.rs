@@ -54,6 +54,11 @@ impl Pair {
 
     fn receive(&mut self, events: &Events) -> Result<(), QueueError> {
         if !self.shared.is_up() {
+            // A tap that is no more has something to say for ever.
+            if self.listening {
+                report(events.remove(&self.tap));
+                self.listening = false;
+            }
             return Ok(());
         }
         let turn = self.rx.turn(&self.tap, &self.ram.memory())?;

@@ -100,11 +100,18 @@ impl Rx {
 
     /// Takes chains until there is room for a packet; false when the driver has too few, and will kick with more.
     fn gather(&mut self, ram: &GuestMemoryMmap) -> Result<bool, QueueError> {
+        let mut useless = 0;
         while !self.has_room() {
             match self.queue.next(ram)? {
                 Some(chain) if chain.writable() < header::LEN => {
                     // Not even a header fits: given back as it came.
                     self.queue.complete(ram, chain)?;
+                    useless += 1;
+                    if useless >= self.size {
+                        // A driver could go on with them for ever, and nothing else would have its turn.
+                        self.queue.kick_again();
+                        return Ok(false);
+                    }
                 }
                 Some(chain) => {
                     self.room += chain.writable();

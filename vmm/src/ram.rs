@@ -56,3 +56,22 @@ pub(crate) fn map(config: &MemoryConfig) -> Result<(GuestMemoryMmap, Mapping), R
         regions.and_then(|r| GuestMemoryMmap::from_regions(r).ok()).ok_or(RamError::Layout(config.size))?;
     Ok((ram, mapping))
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+    use super::*;
+
+    #[test]
+    fn whoever_shares_guest_memory_cannot_take_it_away() {
+        let config = MemoryConfig { size: 64 << 20, shared: true, ..MemoryConfig::default() };
+        let (ram, _mapping) = map(&config).expect("memory");
+        let region = ram.iter().next().expect("a region");
+        let file = region.file_offset().expect("shared").file();
+        for len in [0, 32 << 20, 128 << 20] {
+            let why = file.set_len(len).expect_err("sealed");
+            assert_eq!(why.raw_os_error(), Some(libc::EPERM));
+        }
+    }
+}

@@ -1,9 +1,10 @@
 //! The kinds of virtio devices: the only list there is of them. A new device costs its own file and a line here.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use devices::rate::Rates;
 use devices::virtio::VirtioDevice;
@@ -81,10 +82,20 @@ fn console(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError
 
 fn rng(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
     let Some(rng) = &config.rng else { return Ok(Vec::new()) };
-    let source = File::open(&rng.src).map_err(open_error("the entropy source", &rng.src))?;
+    let source = entropy(&rng.src).map_err(open_error("the entropy source", &rng.src))?;
     let device = Rng::new(source, rates(rng.bw, rng.ops), &plug.confinement);
     let device = device.map_err(BuildError::host("make a thread"))?;
     Ok(vec![Box::new(device)])
+}
+
+/// A file or a device of bytes, neither of which is waited for: a FIFO that nobody writes to would hold the machine.
+fn entropy(path: &Path) -> io::Result<File> {
+    let source = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = source.metadata()?.file_type();
+    if kind.is_file() || kind.is_char_device() {
+        return Ok(source);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a character device"))
 }
 
 fn nets(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError> {
@@ -177,4 +188,28 @@ fn share(config: &FsConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, Bu
 fn open_error(what: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> BuildError {
     let path: PathBuf = path.to_owned();
     move |source| BuildError::Open { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entropy_comes_from_files_and_devices_and_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        for path in [fifo.as_path(), folder.path()] {
+            assert!(
+                entropy(path).expect_err("refused").to_string().contains("neither"),
+                "{}",
+                path.display()
+            );
+        }
+        let file = folder.path().join("file");
+        std::fs::write(&file, "random").expect("written");
+        for path in [file.as_path(), Path::new("/dev/urandom")] {
+            entropy(path).expect("a source");
+        }
+    }
 }

@@ -42,7 +42,7 @@ const F_REPORTING: u32 = 5;
 /// Bytes of a page as the queues count them (5.5.6), whatever the guest's pages are.
 const PAGE: u64 = memory::PAGE as u64;
 /// Page numbers taken from one chain at most; a driver's chains have 256.
-const MOST: usize = 1 << 16;
+const MOST: usize = 4096;
 
 /// What the driver may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

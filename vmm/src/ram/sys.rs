@@ -111,7 +111,7 @@ fn reserve_aligned(size: usize) -> io::Result<*mut u8> {
 }
 
 fn memfd(size: usize, hugetlb: bool) -> io::Result<File> {
-    let mut flags = libc::MFD_CLOEXEC;
+    let mut flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     if hugetlb {
         flags |= libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;
     }
@@ -123,5 +123,12 @@ fn memfd(size: usize, hugetlb: bool) -> io::Result<File> {
     // SAFETY: the descriptor is new and ours alone.
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(size as u64)?;
+    // Other processes get the descriptor, and one that made the file shorter would end this one by SIGBUS. Holes may be
+    // punched all the same.
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: a descriptor of our own; the argument is a number.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(file)
 }

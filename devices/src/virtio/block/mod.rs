@@ -24,7 +24,7 @@ use super::{Activation, Profile, Progress, QueueGrant, StartError, VirtioDevice,
 use crate::confine::Confinement;
 use crate::rate::{self, Limiter, Rates};
 use crate::worker::Worker;
-use request::{MAX_RANGE, MAX_RANGES};
+use request::{DISCARD, ZEROES};
 use work::{CALLS, Engine, Means, Serving};
 
 pub use disk::{Disk, DiskError, Options};
@@ -105,9 +105,13 @@ impl Block {
         put(34, &u16::try_from(self.lanes.len()).unwrap_or(u16::MAX).to_le_bytes());
         // Limits of discard: sectors, ranges, alignment; of write-zeroes: sectors, ranges, and that it may unmap.
         let aligned = geometry.physical / 512;
-        for (at, number) in
-            [(36, MAX_RANGE), (40, MAX_RANGES), (44, aligned), (48, MAX_RANGE), (52, MAX_RANGES)]
-        {
+        for (at, number) in [
+            (36, DISCARD.sectors),
+            (40, DISCARD.ranges),
+            (44, aligned),
+            (48, ZEROES.sectors),
+            (52, ZEROES.ranges),
+        ] {
             put(at, &number.to_le_bytes());
         }
         put(56, &[1]);

@@ -10,10 +10,21 @@ use crate::virtio::Features;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::QueueError;
 
-/// Ranges of one discard or write-zeroes request.
-pub(super) const MAX_RANGES: u32 = 16;
-/// Sectors of one range: 2 GiB.
-pub(super) const MAX_RANGE: u32 = 1 << 22;
+/// What a request may ask for in ranges.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// How many ranges.
+    pub(super) ranges: u32,
+    /// Sectors of one.
+    pub(super) sectors: u32,
+}
+
+/// Of discard: 2 GiB each, which the host only has to forget.
+pub(super) const DISCARD: Limits = Limits { ranges: 16, sectors: 1 << 22 };
+/// Of write-zeroes: 64 MiB, which some hosts have to write, and a reset waits for it.
+pub(super) const ZEROES: Limits = Limits { ranges: 1, sectors: 1 << 17 };
+/// Data of one request: a driver could have as much as 4 GiB of them by naming the same memory again and again.
+const LARGEST: usize = 256 << 20;
 
 /// What the driver reads as a request's result (5.2.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +94,15 @@ pub(super) fn understand(
     // The last byte is the status.
     let room = chain.writable() - 1;
     Ok(match kind {
-        kind::IN => match within(disk, sector, room) {
+        kind::IN => match within(disk, sector, room).filter(|_| room <= LARGEST) {
             Some(offset) => {
                 Step::Host(Op::Read { offset, memory: Iovecs::of(chain.writable_buffers(), ram, room)? })
             }
             None => Step::Over(Status::IoError),
         },
-        kind::OUT => match within(disk, sector, chain.readable()).filter(|_| !disk.readonly) {
+        kind::OUT => match within(disk, sector, chain.readable())
+            .filter(|_| !disk.readonly && chain.readable() <= LARGEST)
+        {
             Some(offset) => {
                 let memory = Iovecs::of(chain.readable_buffers(), ram, chain.readable())?;
                 Step::Host(Op::Write { offset, memory, durable })
@@ -111,6 +124,11 @@ pub(super) fn understand(
 pub(super) fn bytes(step: &Step) -> usize {
     match step {
         Step::Host(Op::Read { memory, .. } | Op::Write { memory, .. }) => memory.left(),
+        // Zeros may have to be written; what is given back costs nothing.
+        Step::Ranges(ranges) => {
+            let zeros = ranges.iter().filter(|range| range.what != Fate::Discard);
+            zeros.map(|range| usize::try_from(range.len).unwrap_or(usize::MAX)).sum()
+        }
         _ => 0,
     }
 }
@@ -138,7 +156,8 @@ fn within(disk: &Disk, sector: u64, len: usize) -> Option<u64> {
 
 fn ranges(chain: &mut Chain, ram: &GuestMemoryMmap, disk: &Disk, discard: bool) -> Result<Step, QueueError> {
     let len = chain.readable();
-    if disk.readonly || len == 0 || !len.is_multiple_of(RANGE) || len / RANGE > MAX_RANGES as usize {
+    let limits = if discard { DISCARD } else { ZEROES };
+    if disk.readonly || len == 0 || !len.is_multiple_of(RANGE) || len / RANGE > limits.ranges as usize {
         return Ok(Step::Over(Status::IoError));
     }
     let mut ranges = Vec::with_capacity(len / RANGE);
@@ -161,7 +180,8 @@ fn range(raw: &[u8; RANGE], disk: &Disk, discard: bool) -> Result<Range, Status>
     }
     let len = u64::from(sectors) * SECTOR;
     let offset = usize::try_from(len).ok().and_then(|len| within(disk, sector, len));
-    let offset = offset.filter(|_| sectors <= MAX_RANGE).ok_or(Status::IoError)?;
+    let limits = if discard { DISCARD } else { ZEROES };
+    let offset = offset.filter(|_| sectors <= limits.sectors).ok_or(Status::IoError)?;
     let what = if discard { Fate::Discard } else { Fate::Zero { unmap: flags & UNMAP != 0 } };
     Ok(Range { offset, len, what })
 }

@@ -37,6 +37,9 @@ pub(super) const CALLS: [Call; 7] = [
     Call::Any(libc::SYS_pwrite64),
 ];
 
+/// Bytes that are moved by plain calls before whoever wants the queue stopped is heard.
+const TURN: usize = 32 << 20;
+
 /// How requests get to the host.
 pub(super) enum Engine {
     /// Many at once.
@@ -124,7 +127,11 @@ impl Work for Serving {
     fn over(&mut self) {
         let held = self.held.take().filter(|_| !self.broken);
         let ram = self.ram.memory();
-        let begun = held.map_or(Ok(()), |(chain, step)| self.begin(chain, step, &ram));
+        let begun = held.map_or(Ok(()), |(chain, step)| {
+            // What waited for its turn is done without one, but not for nothing.
+            self.means.limiter.pay(request::bytes(&step));
+            self.begin(chain, step, &ram)
+        });
         self.broken |= begun.is_err();
         while self.wait_for_one() {
             while let Some((op, chain, done)) = self.reap_one() {
@@ -140,8 +147,13 @@ impl Serving {
     fn serve(&mut self) -> Result<(), Broken> {
         let ram = self.ram.memory();
         self.queue.busy(&ram)?;
+        let mut moved = 0;
         for _ in 0..super::QUEUE_SIZE {
-            if self.begin_next(&ram)? {
+            if let Some(bytes) = self.begin_next(&ram)? {
+                moved += bytes;
+                if moved > TURN {
+                    break;
+                }
                 continue;
             }
             self.submit()?;
@@ -160,8 +172,8 @@ impl Serving {
         Ok(self.queue.notify(&ram)?)
     }
 
-    /// Takes the next request and begins with it; false: there is none, or it has to wait.
-    fn begin_next(&mut self, ram: &Mapped) -> Result<bool, Broken> {
+    /// Takes the next request and begins with it: how many bytes it moves. None: there is none, or it has to wait.
+    fn begin_next(&mut self, ram: &Mapped) -> Result<Option<usize>, Broken> {
         let (chain, step) = match self.held.take() {
             Some(held) => held,
             None => match self.queue.next(ram)? {
@@ -169,15 +181,16 @@ impl Serving {
                     let step = request::understand(&mut chain, ram, &self.disk, self.features)?;
                     (chain, step)
                 }
-                None => return Ok(false),
+                None => return Ok(None),
             },
         };
-        if !self.means.limiter.take(request::bytes(&step)) {
+        let bytes = request::bytes(&step);
+        if !self.means.limiter.take(bytes) {
             self.held = Some((chain, step));
-            return Ok(false);
+            return Ok(None);
         }
         self.begin(chain, step, ram)?;
-        Ok(true)
+        Ok(Some(bytes))
     }
 
     fn begin(&mut self, chain: Chain, step: Step, ram: &Mapped) -> Result<(), Broken> {

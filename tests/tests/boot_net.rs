@@ -53,8 +53,7 @@ fn serve(port: u16) {
 fn the_guest_reaches_its_host_and_nothing_is_left_behind() {
     serve(8088);
     let before = marks();
-    let script =
-        "ping -c 1 host > /dev/null && wget -q -O - host:8088/ && cat /etc/resolv.conf && exit 5";
+    let script = "ping -c 1 host > /dev/null && wget -q -O - host:8088/ && cat /etc/resolv.conf && exit 5";
     let outcome = guest("33", script).run();
     outcome.assert_status(5);
     assert!(outcome.output.contains("hello from the host"), "{outcome}");

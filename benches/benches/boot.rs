@@ -28,10 +28,10 @@ fn subjects() -> Vec<Subject> {
 fn boots(criterion: &mut Criterion) {
     let subjects = subjects();
     let names: Vec<_> = subjects.iter().map(|s| s.name.clone()).collect();
-    interleaved::measure(criterion, "exec to marker", &names, |at| {
+    interleaved::measure(criterion, &["exec to marker"], &names, |at| {
         let subject = subjects.get(at).unwrap_or_else(|| panic!("there are {} subjects", subjects.len()));
         let timed = benches::time(subject, DEADLINE).unwrap_or_else(|why| panic!("{why}"));
-        Duration::from_nanos(timed.marker)
+        vec![vec![Duration::from_nanos(timed.marker)]]
     });
 }
 

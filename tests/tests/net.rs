@@ -4,6 +4,7 @@
 use std::os::fd::AsRawFd;
 use std::sync::Once;
 use std::thread;
+use std::time::Duration;
 
 use devices::confine::Confinement;
 use devices::rate::Rates;
@@ -224,15 +225,40 @@ fn no_packet_brings_the_guest_out_to_the_vmm_over_pci() {
     }
 }
 
+/// Processor time of the threads of `process` whose names begin so, in hundredths of a second.
+fn ticks(process: u32, name: &str) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).unwrap();
+    let stats = tasks.map(|task| stat(task.unwrap()));
+    let of = |stat: String| {
+        let (head, rest) = stat.rsplit_once(") ").unwrap();
+        let fields: Vec<_> = rest.split(' ').collect();
+        // utime and stime are the 14th and the 15th, the state is the third (proc_pid_stat(5)).
+        let time = |at: usize| fields[at - 3].parse::<u64>().unwrap();
+        if head.contains(&format!("({name}")) { time(14) + time(15) } else { 0 }
+    };
+    stats.map(of).sum()
+}
+
 #[test]
 fn a_tap_that_is_deleted_is_a_link_that_goes_down() {
     for vhost in ["on", "off"] {
         let pod = Pod::new();
+        // A driver that comes anew finds the link down, too.
         let script = "echo up; while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do \
-                        ping -c 1 -W 1 10.88.0.1 > /dev/null; done; echo down; exit 7";
+                        ping -c 1 -W 1 10.88.0.1 > /dev/null; done; \
+                      cd /sys/bus/virtio/drivers/virtio_net; d=$(ls -d virtio*); \
+                      echo $d > unbind; echo $d > bind; up; echo carrier $(cat /sys/class/net/eth0/carrier); \
+                      echo down; sleep 5; exit 7";
         let mut vm = pod.guest(&format!("tap={TAP},vhost={vhost}"), script).launch();
         vm.wait_for("up");
         pod.inside(&format!("ip link del {TAP}"));
+        vm.wait_for("down");
+        assert!(vm.said().contains("carrier 0"), "vhost={vhost}: {}", vm.said());
+        let before = ticks(vm.id(), "net");
+        std::thread::sleep(Duration::from_secs(2));
+        let busy = ticks(vm.id(), "net") - before;
+        assert!(busy < 50, "vhost={vhost}: {busy} hundredths of a second in two for a tap that is gone");
         let outcome = vm.wait();
         outcome.assert_status(7);
         let line = format!("the tap {TAP} is gone; the guest's link is down");

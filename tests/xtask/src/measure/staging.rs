@@ -57,10 +57,11 @@ const FIRMWARE_FILES: [&str; 5] =
     ["bios-256k.bin", "bios-microvm.bin", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"];
 const FIRMWARE_PLACES: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
-/// The cache goes to the bed's own memory, as it goes to a host's disk.
-const JOB: &str = "KIWI_CACHE=/tmp/cache exec /stopwatch /plan.json";
+/// The cache goes to the bed's own memory, as it goes to a host's disk. The tap is there before, as a pod's is.
+const JOB: &str =
+    "/bin/busybox tunctl -t tap0 >/dev/null && KIWI_CACHE=/tmp/cache exec /stopwatch /plan.json";
 /// Our own boot report follows, whose milliseconds are millions of instructions.
-const EXPLAINED: &str = "export KIWI_CACHE=/tmp/cache; /stopwatch /plan.json && /vmm --kernel /tmp/cloud.vmlinux \
+const EXPLAINED: &str = "/bin/busybox tunctl -t tap0 >/dev/null; export KIWI_CACHE=/tmp/cache; /stopwatch /plan.json && /vmm --kernel /tmp/cloud.vmlinux \
      --initrd /initrd.cpio --memory 256M --report text </dev/null 2>&1";
 
 /// A load that measures.

@@ -135,9 +135,13 @@ impl Machine {
         MachineError::Host { subject: self.subject.clone(), source }
     }
 
+    /// All that it and its guest's console have said.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.output).unwrap_or_default()).into_owned()
+    }
+
     fn silent(&self, how: String) -> MachineError {
-        let said = String::from_utf8_lossy(&std::fs::read(&self.output).unwrap_or_default()).into_owned();
-        MachineError::Silent { subject: self.subject.clone(), how, said }
+        MachineError::Silent { subject: self.subject.clone(), how, said: self.said() }
     }
 }
 

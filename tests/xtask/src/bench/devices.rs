@@ -1,8 +1,7 @@
 //! `cargo xtask bench devices`: ours and those of QEMU's q35, by turns in one closed bed.
 //!
 //! 1. The bed is loaded with both VMMs, a kernel, an initrd that starts the program `load`, and the benchmark.
-//! 2. Its job makes a tap for each VMM; the benchmark starts one machine after the other and gives each all work. Never
-//!    two at once: on the instruction clock the bed hangs then.
+//! 2. Its job makes a tap for each VMM; the benchmark starts one machine after the other and gives each all work.
 //! 3. Its lines become a table of costs and ratios. Work that takes ours longer than QEMU, beyond the noise, is missed,
 //!    which is this command's failure.
 

@@ -66,7 +66,7 @@ impl fmt::Debug for Interrupt {
 
 /// An MSI-X vector as the hypervisor sees it: an eventfd with a message behind it that the guest programs.
 pub trait MsiVector: Send {
-    /// The eventfd that raises the vector. Signals while masked are kept and can be seen by reading it.
+    /// The eventfd that raises the vector. Signals while masked are kept and can be seen by polling it.
     fn eventfd(&self) -> &EventFd;
 
     /// Routes the vector to the message the guest programmed (PCI 3.0, 6.8.2.7 and 6.8.2.9) and lets signals

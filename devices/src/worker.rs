@@ -39,6 +39,16 @@ impl Events {
         self.0.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(EventSet::IN, token))
     }
 
+    /// Has [`Work::ready`] called with `token` each time `fd` becomes readable or is signalled again; it need not be
+    /// read. For one that another process has a hand on, and a read of which might wait for ever.
+    ///
+    /// # Errors
+    /// See [`Events::add`].
+    pub fn add_each(&self, fd: &impl AsRawFd, token: u64) -> io::Result<()> {
+        let each = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        self.0.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(each, token))
+    }
+
     /// Has [`Work::ready`] called with `token` while `fd` can be written to.
     ///
     /// # Errors

@@ -33,12 +33,29 @@ impl Server {
 /// A shared directory and its daemon. Both go with the value.
 #[derive(Debug)]
 pub struct Share {
+    /// Before the folder that it is in.
+    _mount: Option<Mount>,
     place: tempfile::TempDir,
     server: Server,
     words: Vec<String>,
     daemon: Child,
-    /// What was mounted at the directory.
-    mounted: bool,
+}
+
+/// Something mounted; unmounted with the value, whatever becomes of the test.
+#[derive(Debug)]
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(words: &[&str], at: PathBuf) -> Self {
+        host("mount", words, &at);
+        Self(at)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 impl Share {
@@ -49,7 +66,7 @@ impl Share {
 
     /// A new directory.
     pub fn by(server: Server, words: &[&str]) -> Self {
-        Self::of(folder(), server, words)
+        Self::of(folder(), None, server, words)
     }
 
     /// A new directory on an ext4 of so many MiB, which has users' attributes and ACLs, as the tmpfs of scratch folders
@@ -62,25 +79,21 @@ impl Share {
             .expect("a file");
         // Small ones would have small blocks, and with them small attributes.
         host("mkfs.ext4", &["-q", "-m0", "-b4096"], &image);
-        host("mount", &["-o", "loop", &image.display().to_string()], &place.path().join("dir"));
-        let mut share = Self::of(place, server, words);
-        share.mounted = true;
-        share
+        let mount = Mount::new(&["-o", "loop", &image.display().to_string()], place.path().join("dir"));
+        Self::of(place, Some(mount), server, words)
     }
 
     /// A new directory on a tmpfs of its own, of so many MiB.
     pub fn on_tmpfs(mebibytes: u32, server: Server, words: &[&str]) -> Self {
         let (place, size) = (folder(), format!("size={mebibytes}m"));
-        host("mount", &["-t", "tmpfs", "-o", &size, "tmpfs"], &place.path().join("dir"));
-        let mut share = Self::of(place, server, words);
-        share.mounted = true;
-        share
+        let mount = Mount::new(&["-t", "tmpfs", "-o", &size, "tmpfs"], place.path().join("dir"));
+        Self::of(place, Some(mount), server, words)
     }
 
-    fn of(place: tempfile::TempDir, server: Server, words: &[&str]) -> Self {
+    fn of(place: tempfile::TempDir, mount: Option<Mount>, server: Server, words: &[&str]) -> Self {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let daemon = start(server, place.path(), &words);
-        let share = Self { place, server, words, daemon, mounted: false };
+        let share = Self { _mount: mount, place, server, words, daemon };
         until("the daemon listens", || share.socket().exists());
         share
     }
@@ -180,8 +193,5 @@ impl Drop for Share {
     fn drop(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
-        if self.mounted {
-            let _ = Command::new("umount").arg("-l").arg(self.dir()).status();
-        }
     }
 }

@@ -91,6 +91,18 @@ fn a_daemon_that_hangs_does_not_keep_the_machine_from_ending() {
 }
 
 #[test]
+fn a_daemon_that_is_told_to_end_takes_its_socket_with_it() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let share = Share::new(&[]);
+        let (socket, inside) = (share.socket(), share.inside());
+        share.signal(signal);
+        until("the socket is gone", || !socket.exists());
+        share.end().assert_status(128 + signal as i32);
+        assert!(!std::path::Path::new(&format!("/proc/{inside}")).exists(), "{signal} left the daemon");
+    }
+}
+
+#[test]
 fn without_a_daemon_there_is_no_machine_and_one_sentence() {
     let scratch = tests::scratch();
     let share = format!("tag=src,socket={}", scratch.path().join("none.sock").display());

@@ -204,6 +204,7 @@ impl VirtioDevice for Fs {
             begun: false,
             grants: queues,
             alone: Vec::new(),
+            doorbells: Vec::new(),
             ram,
             features,
             needs_reset,
@@ -242,6 +243,8 @@ struct Running {
     grants: Vec<QueueGrant>,
     /// The queues, when no daemon has them.
     alone: Vec<Queue>,
+    /// What the driver signals, which a daemon had.
+    doorbells: Vec<EventFd>,
     ram: GuestRam,
     features: Features,
     needs_reset: Interrupt,

@@ -158,8 +158,7 @@ impl Plug<'_> {
         let (base, gsi) = self.slots.mmio().ok_or(BuildError::Slots)?;
         let pin = Gsi(gsi - layout::GSI_BASE);
         let interrupt = self.ioapic.interrupt(pin).map_err(BuildError::host("share an interrupt"))?;
-        let transport = MmioTransport::new(device, self.host.clone(), base.into(), interrupt)
-            .map_err(BuildError::host("make a device's doorbells"))?;
+        let transport = MmioTransport::new(device, self.host.clone(), base.into(), interrupt);
         put(&self.buses.mmio, (base.into(), layout::VIRTIO_MMIO_STRIDE), share(transport))?;
         self.plugged.described.virtio_mmio.push((base, gsi));
         Ok(())

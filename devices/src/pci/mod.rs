@@ -8,6 +8,7 @@ pub mod config;
 pub mod msix;
 pub mod ports;
 pub mod root;
+mod sys;
 
 use crate::addr::AddrRange;
 use crate::bus::BusDevice;

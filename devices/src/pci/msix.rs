@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::sys;
 use crate::interrupt::{Interrupt, MsiSource, MsiVector};
 
 /// The capability's id.
@@ -157,16 +158,16 @@ impl Entry {
         if self.live.is_some() {
             return false;
         }
-        // The signal is kept in the eventfd: look, and put it back.
-        let event = self.vector.eventfd();
-        event.read().is_ok_and(|n| event.write(n).is_ok())
+        // The signal is kept in the eventfd. Reading it could wait for ever: a daemon that has it, too, may have made it
+        // a blocking one.
+        sys::is_signalled(self.vector.eventfd())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Messages;
+    use crate::testing::{Messages, make_blocking};
 
     fn msix(count: u16) -> (Msix, Messages) {
         let log = Messages::default();
@@ -201,6 +202,19 @@ mod tests {
         assert_eq!(bits, [0, 2]);
         msix.read_pending(0, &mut bits);
         assert_eq!(bits, [0, 2], "looking takes nothing away");
+    }
+
+    #[test]
+    fn a_vector_that_another_process_made_blocking_can_be_looked_at() {
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (msix, messages) = msix(1);
+            make_blocking(&messages.event(0));
+            let mut bits = [0xff];
+            msix.read_pending(0, &mut bits);
+            let _ = done.send(bits);
+        });
+        assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(10)), Ok([0]));
     }
 
     #[test]

@@ -10,11 +10,15 @@ pub mod script;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use crate::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
 use crate::interrupt::{MsiSource, MsiVector};
@@ -117,4 +121,12 @@ impl Numbers {
         self.0 ^= self.0 << 17;
         self.0
     }
+}
+
+/// Has reads and writes of an eventfd wait, for all who have it: what another process that was given it can do.
+pub fn make_blocking(event: &EventFd) {
+    let (here, there) = UnixStream::pair().expect("a pair");
+    here.send_with_fd(&[0][..], event.as_raw_fd()).expect("sent");
+    let (_, given) = there.recv_with_fd(&mut [0]).expect("received");
+    fcntl(given.expect("a descriptor"), FcntlArg::F_SETFL(OFlag::empty())).expect("its flags");
 }

@@ -100,10 +100,12 @@ const ONLY: &[(i64, u8, &[u32])] = &[
 
 /// What the process that waits for the daemon needs.
 const WAITING: &[i64] = &[
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_kill,
     libc::SYS_wait4,
     libc::SYS_waitid,
     libc::SYS_write,
-    libc::SYS_unlink,
+    libc::SYS_unlinkat,
     libc::SYS_close,
     libc::SYS_munmap,
     libc::SYS_brk,

@@ -16,12 +16,16 @@ mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use options::{Invocation, Listen, Options, OptionsError};
 use sandbox::{Inside, Sandbox, SandboxError, Side};
 
@@ -69,12 +73,15 @@ fn try_run(words: impl IntoIterator<Item = OsString>) -> Result<u8, DaemonError>
     log::begin(options.level, options.syslog);
     let sandbox = Sandbox::open(&options)?;
     let listener = listen(&options.listen)?;
+    let folder = options.listen.folder();
     match sandbox.enter()? {
         Side::Outside(daemon) => {
             drop(listener);
             let status = daemon.wait()?;
-            if let Listen::Path(path) = &options.listen {
-                let _ = std::fs::remove_file(path);
+            if let Some((folder, name)) = folder {
+                let _ = unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir);
+                // Closing it is none of this process's calls.
+                std::mem::forget(folder);
             }
             Ok(status)
         }
@@ -90,6 +97,17 @@ fn serve(options: &Options, inside: Inside, listener: UnixListener) -> Result<u8
     let service = serve::Service::new(shared, options.threads).map_err(host("start threads"))?;
     service.serve(listener).map_err(DaemonError::Peer)?;
     Ok(0)
+}
+
+impl Listen {
+    /// The folder of a socket that was made, and its name. Paths lead nowhere from outside of the sandbox, either: who
+    /// changes the root does it for all processes of the mount namespace (pivot_root(2)).
+    fn folder(&self) -> Option<(OwnedFd, &OsStr)> {
+        let Self::Path(path) = self else { return None };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Some((open(folder, flags, Mode::empty()).ok()?, path.file_name()?))
+    }
 }
 
 fn listen(at: &Listen) -> Result<UnixListener, DaemonError> {

@@ -2,7 +2,7 @@
 //!
 //! 1. [`Sandbox::open`] opens what is outside: the directory.
 //! 2. [`Sandbox::enter`] takes user, mount, process, network and IPC namespaces of its own, and splits the process in
-//!    two. The first waits for the second and does nothing else.
+//!    two. The first waits for the second, or for a signal that ends both, and does nothing else.
 //! 3. The second is process 1 in there. Its root becomes the shared directory, and the rest of the host's files are
 //!    gone; it keeps the few capabilities that requests need, and those only towards files, for the user namespace has
 //!    none over the host; it can gain no privilege any more; it dies with the first; it is confined to its system calls.
@@ -14,17 +14,19 @@ mod sys;
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, fchdir, getegid, geteuid, pipe, pivot_root};
 
 use super::filter;
@@ -90,13 +92,14 @@ pub enum Side {
 pub struct Outside(Pid);
 
 impl Outside {
-    /// Confines this process to waiting, and waits for the daemon's end; its status.
+    /// Confines this process to waiting, and waits for the daemon's end, which a signal to this process is, too; its
+    /// status.
     ///
     /// # Errors
     /// See [`SandboxError`].
     pub fn wait(self) -> Result<u8, SandboxError> {
         filter::confine_to_waiting().map_err(refused("confine a process"))?;
-        Ok(wait(self.0))
+        Ok(wait_or_end(self.0))
     }
 }
 
@@ -138,15 +141,33 @@ impl Sandbox {
     /// # Errors
     /// See [`SandboxError`].
     pub fn enter(self) -> Result<Side, SandboxError> {
+        let signals = refused("hold signals back");
+        let before = SigSet::thread_get_mask().map_err(&signals)?;
+        // From here on, or a signal between the two processes' start and the first one's wait would end only that.
+        awaited().thread_block().map_err(&signals)?;
         take_namespaces()?;
+        let (outside, here) = pipe().map_err(refused("make a pipe"))?;
         match sys::fork().map_err(refused("start a process"))? {
-            Some(daemon) => Ok(Side::Outside(Outside(daemon))),
-            None => self.settle().map(Side::Inside),
+            Some(daemon) => {
+                // Closed by the end of this process, and not before.
+                let _ = here.into_raw_fd();
+                Ok(Side::Outside(Outside(daemon)))
+            }
+            None => {
+                drop(here);
+                before.thread_set_mask().map_err(&signals)?;
+                self.settle(&outside).map(Side::Inside)
+            }
         }
     }
 
-    fn settle(self) -> Result<Inside, SandboxError> {
-        sys::die_with_parent().map_err(refused("tie two processes together"))?;
+    fn settle(self, outside: &OwnedFd) -> Result<Inside, SandboxError> {
+        let tie = refused("tie two processes together");
+        sys::die_with_parent().map_err(&tie)?;
+        // The first one may have ended before; in here its number says nothing, being of another namespace.
+        if has_ended(outside).map_err(refused("look for the first process"))? {
+            return Err(tie(io::ErrorKind::BrokenPipe.into()));
+        }
         nix::sys::stat::umask(Mode::empty());
         let folder = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let descriptors =
@@ -241,15 +262,50 @@ fn write_maps(pid: Pid, user: u32, group: u32) -> io::Result<()> {
     std::fs::write(file("gid_map"), format!("0 {group} 1"))
 }
 
+/// Signals that end the daemon, and the one that tells that it has ended.
+fn awaited() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().collect()
+}
+
+/// Whether the pipe's other end is closed.
+fn has_ended(pipe: &OwnedFd) -> nix::Result<bool> {
+    let mut ends = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
+    Ok(poll(&mut ends, PollTimeout::ZERO)? > 0)
+}
+
+/// As [`wait`], but ends the process first when this one is told to end; 128 and that signal then.
+fn wait_or_end(daemon: Pid) -> u8 {
+    loop {
+        match awaited().wait() {
+            Ok(Signal::SIGCHLD) => {}
+            Ok(signal) => {
+                // Process 1 of a namespace takes no other signal.
+                let _ = kill(daemon, Signal::SIGKILL);
+                let _ = waitpid(daemon, None);
+                return by_signal(signal);
+            }
+            Err(_) => return wait(daemon),
+        }
+        // Its end is one of the reasons for the signal.
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        if !matches!(waitid(Id::Pid(daemon), look), Ok(WaitStatus::StillAlive)) {
+            return wait(daemon);
+        }
+    }
+}
+
+fn by_signal(signal: Signal) -> u8 {
+    u8::try_from(signal as i32).unwrap_or(127).saturating_add(128)
+}
+
 /// Waits for a process; its status, or 128 and the signal that ended it, as a shell has it.
 fn wait(pid: Pid) -> u8 {
     loop {
         match waitpid(pid, None) {
             Ok(WaitStatus::Exited(_, status)) => return u8::try_from(status).unwrap_or(u8::MAX),
             Ok(WaitStatus::Signaled(_, signal, _)) => {
-                let number = u8::try_from(signal as i32).unwrap_or(127);
                 eprintln!("kiwi-virtiofsd: the daemon was ended by {signal}; SIGSYS is its seccomp filter");
-                return number.saturating_add(128);
+                return by_signal(signal);
             }
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(_) => return u8::MAX,

@@ -17,6 +17,7 @@ use fuse_backend_rs::api::server::Server;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Error as WireError, Listener};
 use vhost_user_backend::{Error, VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
+use virtio_queue::QueueT;
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
@@ -77,7 +78,14 @@ impl Backend {
         let out = self.out.get(queue).ok_or(io::ErrorKind::NotFound)?;
         // The ring is looked at under the count's lock, so that who has stopped it waits for what was taken before.
         let mut count = out.lock();
-        let request = memory.next(ring.get_mut().get_queue_mut())?;
+        let mut state = ring.get_mut();
+        let state = state.get_queue_mut();
+        let request = memory.next(state)?;
+        if request.is_some() && *count >= usize::from(state.size()) {
+            // No driver has so many buffers; one that says so could have the pool's requests grow without end.
+            state.set_ready(false);
+            return Err(io::Error::other("more requests were made at once than it has room for"));
+        }
         *count += usize::from(request.is_some());
         Ok(request)
     }
@@ -99,7 +107,8 @@ impl Backend {
     }
 
     fn drain(&self, queue: usize, ring: &Ring) -> io::Result<()> {
-        loop {
+        // One that was stopped, or is broken, may well have more.
+        while is_live(ring) {
             ring.disable_notification().map_err(io::Error::other)?;
             while let Some(request) = self.take(queue, ring)? {
                 let job = (queue, ring.clone(), request);
@@ -109,10 +118,11 @@ impl Backend {
                     None => self.serve(&job),
                 }
             }
-            if !ring.enable_notification().map_err(io::Error::other)? {
-                return Ok(());
+            if !is_live(ring) || !ring.enable_notification().map_err(io::Error::other)? {
+                break;
             }
         }
+        Ok(())
     }
 
     fn work(&self, jobs: &Mutex<Receiver<Job>>) {
@@ -124,6 +134,10 @@ impl Backend {
             }
         }
     }
+}
+
+fn is_live(ring: &Ring) -> bool {
+    ring.get_ref().get_queue().ready()
 }
 
 fn give_back(ring: &Ring, head: u16, len: u32) -> io::Result<()> {

@@ -2,12 +2,14 @@
 //!
 //! All of FUSE that is known here is the beginning of a request and of a reply (linux/fuse.h).
 
+use std::io;
 use std::ops::ControlFlow;
 
 use devices::virtio::chain::Chain;
 use devices::virtio::queue::{Queue, QueueError};
 use devices::worker::Events;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Running;
 
@@ -29,20 +31,21 @@ impl Running {
         self.judge(taken)
     }
 
-    fn take_over(&mut self, events: &Events) -> Result<(), QueueError> {
+    /// The daemon may have kept its kicks, made them blocking, and filled or drained them: they are waited for, but
+    /// neither read nor written.
+    fn take_over(&mut self, events: &Events) -> io::Result<()> {
         let ram = self.ram.memory();
-        for (token, grant) in (0..).zip(std::mem::take(&mut self.grants)) {
+        for (token, mut grant) in (0..).zip(std::mem::take(&mut self.grants)) {
+            let doorbell = std::mem::replace(&mut grant.kick, EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
             let (mut queue, left) =
-                Queue::take_over(grant, &ram, self.features, |chain| is_open(chain, &ram))?;
-            for chain in left {
-                let chain = refuse(chain, &ram)?;
-                queue.complete(&ram, chain)?;
-            }
-            queue.notify(&ram)?;
-            // An eventfd of our own can be waited for.
-            let _ = events.add(queue.kick(), token);
+                Queue::take_over(grant, &ram, self.features, |chain| is_open(chain, &ram))
+                    .map_err(io::Error::other)?;
+            give_back(&mut queue, left, &ram).map_err(io::Error::other)?;
+            events.add(queue.kick(), token)?;
+            events.add_each(&doorbell, token)?;
             queue.kick_again();
             self.alone.push(queue);
+            self.doorbells.push(doorbell);
         }
         Ok(())
     }
@@ -58,12 +61,20 @@ impl Running {
         self.judge(served)
     }
 
-    fn judge(&self, result: Result<(), QueueError>) -> ControlFlow<()> {
+    fn judge(&self, result: Result<(), impl std::fmt::Display>) -> ControlFlow<()> {
         let Err(why) = result else { return ControlFlow::Continue(()) };
-        devices::warn_of_guest!("the guest's file system driver broke its queue: {why}");
+        devices::warn_of_guest!("the share \"{}\" is served no more: {why}", self.share.tag);
         self.needs_reset.raise();
         ControlFlow::Break(())
     }
+}
+
+/// Answers the requests that the daemon left.
+fn give_back(queue: &mut Queue, left: Vec<Chain>, ram: &GuestMemoryMmap) -> Result<(), QueueError> {
+    for chain in left {
+        queue.complete(ram, refuse(chain, ram)?)?;
+    }
+    queue.notify(ram)
 }
 
 fn request(chain: &mut Chain, ram: &GuestMemoryMmap) -> Result<Option<(u32, u64)>, QueueError> {

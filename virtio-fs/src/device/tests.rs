@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
 use devices::confine::Confinement;
 use devices::testing::conformance::conforms;
 use devices::testing::{Buffer, Driver, Over};
@@ -30,6 +32,7 @@ const GET_FEATURES: u32 = 1;
 const GET_VRING_BASE: u32 = 11;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const GET_QUEUE_NUM: u32 = 17;
+const SET_VRING_KICK: u32 = 12;
 const SET_VRING_ENABLE: u32 = 18;
 const SET_BACKEND_REQ_FD: u32 = 21;
 const REPLY_ACK: u64 = 8;
@@ -360,4 +363,50 @@ fn a_daemon_that_does_not_answer_is_waited_for_and_then_not() {
     let (ours, _theirs) = UnixStream::pair().expect("a pair");
     let refused = device(ours).expect_err("no daemon").to_string();
     assert_eq!(refused, "the daemon of the share \"src\" cannot be used: it did not answer within 10 s");
+}
+
+/// A daemon that keeps the kicks, makes them blocking and fills them, and hangs up before it has the last ring.
+fn keeping() -> (UnixStream, JoinHandle<Vec<OwnedFd>>) {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let thread = std::thread::spawn(move || {
+        let (mut kicks, mut rings) = (Vec::new(), 0);
+        while let Some((request, flags, _, file)) = receive_with_file(&mut theirs) {
+            kicks.extend(file.filter(|_| request == SET_VRING_KICK));
+            rings += usize::from(request == SET_VRING_ENABLE);
+            if rings == 2 {
+                break;
+            }
+            agree(&mut theirs, request, flags, REPLY_ACK | MQ);
+        }
+        for kick in &kicks {
+            fcntl(kick, FcntlArg::F_SETFL(OFlag::empty())).expect("its flags");
+            nix::unistd::write(kick, &(u64::MAX - 1).to_ne_bytes()).expect("it is empty");
+        }
+        kicks
+    });
+    (ours, thread)
+}
+
+#[test]
+fn a_daemon_that_keeps_the_kicks_and_blocks_them_holds_up_no_request_and_no_reset() {
+    for over in [Over::Mmio, Over::Pci] {
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (stream, thread) = keeping();
+            let mut driver = Driver::new(Box::new(device(stream).expect("a device")), over);
+            driver.negotiate(feature::COMMON);
+            driver.set_up_queues();
+            ask(&mut driver, 1, (GETATTR, 7), 0x2000);
+            driver.drive();
+            let left = reply(&mut driver, 1, 0x2000);
+            let kicks = thread.join().expect("it ended");
+            driver.set_status(0);
+            // Kicks of its own: the ones that are kept are as full as ever.
+            driver.start(feature::COMMON);
+            ask(&mut driver, 1, (GETATTR, 8), 0x2000);
+            let _ = done.send((kicks.len(), left, reply(&mut driver, 1, 0x2000)));
+        });
+        let seen = ended.recv_timeout(std::time::Duration::from_secs(20)).expect("nothing waits for ever");
+        assert_eq!(seen, (2, (GONE.0, GONE.1, 7), (GONE.0, GONE.1, 8)), "{over:?}");
+    }
 }

@@ -60,9 +60,12 @@ const STACK: usize = 256 << 10;
 /// What a vCPU's thread asks of the kernel: what the guest's accesses to registers come to, and no more.
 pub(crate) const CALLS: &[Call] = &[
     Call::Only(libc::SYS_ioctl, 1, kvm::VCPU_REQUESTS),
-    // A vector's signals are looked at while it is masked.
+    // A device that is stopped takes its own signal back.
     Call::Any(libc::SYS_read),
+    // A vector's signals are looked at while it is masked.
+    Call::Any(libc::SYS_poll),
     // A device that starts gets eventfds of its own.
+    Call::Any(libc::SYS_eventfd2),
     #[allow(clippy::cast_possible_truncation)] // the kernel reads 32 bits of a command
     Call::Only(libc::SYS_fcntl, 1, &[libc::F_DUPFD_CLOEXEC as u32]),
     // The boot report's counters.

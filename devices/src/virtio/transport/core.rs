@@ -75,6 +75,8 @@ pub(super) struct Core {
     pub(super) driver_features_select: u32,
     pub(super) queue_select: u16,
     queues: Vec<QueueRegs>,
+    /// One a queue, from a start to the reset behind it. Whom a device gives one to may keep it, change its flags
+    /// (O_NONBLOCK is every holder's) and signal it: so it is never read here, and never used again.
     kicks: Vec<EventFd>,
     doorbells: Vec<Box<dyn Doorbell>>,
     generation: Arc<AtomicU32>,
@@ -83,11 +85,9 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(device: Box<dyn VirtioDevice>, host: Host) -> std::io::Result<Self> {
+    pub(super) fn new(device: Box<dyn VirtioDevice>, host: Host) -> Self {
         let profile = device.profile();
-        let kicks: std::io::Result<_> =
-            profile.queue_sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect();
-        Ok(Self {
+        Self {
             device,
             host,
             status: 0,
@@ -97,13 +97,13 @@ impl Core {
             driver_features_select: 0,
             queue_select: 0,
             queues: profile.queue_sizes.iter().map(|max| QueueRegs::new(*max)).collect(),
-            kicks: kicks?,
+            kicks: Vec::new(),
             doorbells: Vec::new(),
             generation: Arc::default(),
             broken: Arc::default(),
             live: false,
             profile,
-        })
+        }
     }
 
     pub(super) fn profile(&self) -> &Profile {
@@ -256,6 +256,7 @@ impl Core {
     }
 
     fn start(&mut self, wiring: &dyn Wiring) -> Result<(), StartError> {
+        self.kicks = self.fresh_kicks()?;
         let queues = self.grants(wiring)?;
         self.ring_for(wiring);
         let (broken, changed) = (self.broken.clone(), wiring.config_changed());
@@ -275,6 +276,12 @@ impl Core {
         };
         self.live = true;
         self.device.start(activation)
+    }
+
+    fn fresh_kicks(&self) -> Result<Vec<EventFd>, StartError> {
+        let kicks: std::io::Result<_> =
+            self.queues.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect();
+        kicks.map_err(|source| StartError::Host { what: "make an eventfd", source })
     }
 
     fn grants(&self, wiring: &dyn Wiring) -> Result<Vec<QueueGrant>, StartError> {
@@ -325,8 +332,7 @@ impl Core {
         (self.accepted, self.unknown_accepted) = (0, false);
         (self.device_features_select, self.driver_features_select, self.queue_select) = (0, 0, 0);
         self.queues.iter_mut().for_each(|q| *q = QueueRegs::new(q.max));
-        // A kick from before belongs to nobody.
-        self.kicks.iter().for_each(|kick| drop(kick.read()));
+        self.kicks.clear();
         self.broken.store(false, Ordering::Release);
     }
 }

@@ -1,6 +1,5 @@
 //! virtio over MMIO (VIRTIO 1.3, 4.2): a page of registers and one interrupt, announced by ACPI as `LNRO0005`.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -61,17 +60,9 @@ impl Wiring for Wires {
 
 impl MmioTransport {
     /// `device` behind a page of registers at `base`, with `interrupt` for everything.
-    ///
-    /// # Errors
-    /// The host refused an eventfd.
-    pub fn new(
-        device: Box<dyn VirtioDevice>,
-        host: Host,
-        base: u64,
-        interrupt: Interrupt,
-    ) -> io::Result<Self> {
+    pub fn new(device: Box<dyn VirtioDevice>, host: Host, base: u64, interrupt: Interrupt) -> Self {
         let wires = Wires { base, interrupt, pending: Arc::default() };
-        Ok(Self { core: Core::new(device, host)?, wires })
+        Self { core: Core::new(device, host), wires }
     }
 
     /// InterruptStatus. USED is shown whenever the device is live: it costs the driver a look at its queues, and

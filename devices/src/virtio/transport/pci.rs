@@ -104,7 +104,7 @@ impl PciTransport {
         bar: u32,
         source: &dyn MsiSource,
     ) -> io::Result<Self> {
-        let core = Core::new(device, host)?;
+        let core = Core::new(device, host);
         let queues = core.profile().queue_sizes.len();
         let vectors = u16::try_from(queues + 1).map_err(io::Error::other)?;
         let msix = Msix::new(vectors, source)?;

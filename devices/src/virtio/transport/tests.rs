@@ -1,6 +1,11 @@
 //! What a driver sees of each transport beside the conformance suite.
 
-use crate::testing::{Driver, Over};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::testing::{Driver, Over, make_blocking};
 use crate::virtio::{Activation, Profile, Progress, StartError, VirtioDevice};
 
 /// A device that is only looked at.
@@ -53,5 +58,43 @@ fn configuration_is_read_at_its_offset() {
     for over in [Over::Mmio, Over::Pci] {
         let mut driver = Driver::new(Box::new(Still), over);
         assert_eq!(driver.config(2, 2), [0x12, 0x12]);
+    }
+}
+
+/// A device that gives its kicks away.
+struct Generous(Sender<EventFd>);
+
+impl VirtioDevice for Generous {
+    fn profile(&self) -> Profile {
+        Still.profile()
+    }
+    fn read_config(&self, _: u32, _: &mut [u8]) {}
+    fn start(&mut self, activation: Activation) -> Result<(), StartError> {
+        activation.queues.into_iter().for_each(|grant| self.0.send(grant.kick).expect("taken"));
+        Ok(())
+    }
+    fn stop(&mut self) -> Vec<Progress> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn who_keeps_the_kicks_and_makes_them_blocking_holds_up_no_reset_and_hears_no_later_kick() {
+    for over in [Over::Mmio, Over::Pci] {
+        let (give, given) = channel();
+        let (done, ended) = channel();
+        std::thread::spawn(move || {
+            let mut driver = Driver::new(Box::new(Generous(give)), over);
+            driver.start(0);
+            let kicks: Vec<_> = given.try_iter().inspect(make_blocking).collect();
+            driver.set_status(0);
+            driver.start(0);
+            driver.notify(0);
+            kicks[0].write(1).expect("it has room");
+            let fresh: Vec<_> = given.try_iter().collect();
+            let _ = done.send((kicks[0].read().ok(), fresh[0].read().ok()));
+        });
+        let heard = ended.recv_timeout(Duration::from_secs(10)).expect("nothing waits for ever");
+        assert_eq!(heard, (Some(1), Some(1)), "{over:?}");
     }
 }

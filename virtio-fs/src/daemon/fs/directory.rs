@@ -75,7 +75,7 @@ impl Shared {
     ) -> io::Result<()> {
         let folder = self.nodes.get(inode)?;
         self.read(inode, handle, (share(size, WITH_ATTRIBUTES), offset), &mut |entry, name| {
-            let found = self.look(&folder, name)?;
+            let found = self.look(&folder, name);
             let number = found.inode;
             let added = add(entry, found);
             if !matches!(added, Ok(1..)) && number != 0 {
@@ -85,14 +85,12 @@ impl Shared {
         })
     }
 
-    /// An entry's node; none for the folder itself, its parent, and what has just gone.
-    fn look(&self, folder: &Node, name: &CStr) -> io::Result<Entry> {
-        if matches!(name.to_bytes(), b"." | b"..") {
-            return Ok(Entry::default());
-        }
-        match self.find(folder, name) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Entry::default()),
-            found => found,
+    /// An entry's node; none for the folder itself, its parent, what has just gone, and what cannot be looked at, as
+    /// another user's FUSE mount: the guest has its name, and the error when it asks for more.
+    fn look(&self, folder: &Node, name: &CStr) -> Entry {
+        match name.to_bytes() {
+            b"." | b".." => Entry::default(),
+            _ => self.find(folder, name).unwrap_or_default(),
         }
     }
 }

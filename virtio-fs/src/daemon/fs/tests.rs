@@ -1,8 +1,10 @@
 //! Requests that no honest guest sends, and a few that all do.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+
+use caps::{CapSet, Capability};
 
 use super::super::testing::{Guest, number};
 
@@ -342,14 +344,8 @@ fn a_hundred_thousand_lookups_leave_no_descriptor_open() {
     assert_eq!((guest.shared.nodes.len(), open()), (1, 1), "the directory alone");
 }
 
-#[test]
-fn listing_a_folder_with_attributes_counts_what_it_gives_and_no_more() {
-    let place = Place::new();
-    for n in 0..50 {
-        fs::write(place.dir().join(format!("f{n}")), "").expect("a file");
-    }
-    let mut guest = Guest::new(&place.dir(), &[]);
-    let folder = number(&guest.call(OPENDIR, 1, &[0; 8])).expect("open");
+/// All entries of an open folder, listed with attributes: their nodes, where they have one, and their names, in order.
+fn list(guest: &mut Guest, node: u64, folder: u64) -> (Vec<u64>, Vec<String>) {
     let (mut offset, mut nodes, mut names) = (0u64, Vec::new(), Vec::new());
     loop {
         let body = [folder.to_le_bytes(), offset.to_le_bytes()]
@@ -357,7 +353,7 @@ fn listing_a_folder_with_attributes_counts_what_it_gives_and_no_more() {
             .into_iter()
             .chain(words(&[1500, 0, 0, 0, 0, 0]));
         let body: Vec<u8> = body.collect();
-        let list = guest.call(READDIRPLUS, 1, &body).body;
+        let list = guest.call(READDIRPLUS, node, &body).body;
         let mut rest = &list[..];
         while rest.len() >= 152 {
             let u64_at = |at: usize| u64::from_le_bytes(rest[at..at + 8].try_into().expect("eight bytes"));
@@ -372,6 +368,18 @@ fn listing_a_folder_with_attributes_counts_what_it_gives_and_no_more() {
         }
     }
     names.sort();
+    (nodes, names)
+}
+
+#[test]
+fn listing_a_folder_with_attributes_counts_what_it_gives_and_no_more() {
+    let place = Place::new();
+    for n in 0..50 {
+        fs::write(place.dir().join(format!("f{n}")), "").expect("a file");
+    }
+    let mut guest = Guest::new(&place.dir(), &[]);
+    let folder = number(&guest.call(OPENDIR, 1, &[0; 8])).expect("open");
+    let (nodes, names) = list(&mut guest, 1, folder);
     let mut expected: Vec<String> = (0..50).map(|n| format!("f{n}")).collect();
     expected.extend([".", "..", "file", "sub"].map(str::to_owned));
     expected.sort();
@@ -381,6 +389,32 @@ fn listing_a_folder_with_attributes_counts_what_it_gives_and_no_more() {
         guest.raw(&request, 0);
     }
     assert_eq!(guest.shared.nodes.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_listed_by_its_name() {
+    let place = Place::new();
+    let sub = place.dir().join("sub");
+    ["a", "b"].iter().for_each(|name| fs::write(sub.join(name), "").expect("a file"));
+    let mode = |mode| fs::set_permissions(&sub, fs::Permissions::from_mode(mode)).expect("it is ours");
+    // In a thread of its own, for rights are a thread's.
+    let seen = std::thread::scope(|scope| {
+        let look = || {
+            let mut guest = Guest::new(&place.dir(), &[]);
+            let node = guest.lookup(1, "sub").expect("a folder");
+            let handle = number(&guest.call(OPENDIR, node, &[0; 8])).expect("open");
+            for right in [Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH] {
+                caps::drop(None, CapSet::Effective, right).expect("a right less");
+            }
+            mode(0o400);
+            (guest.lookup(node, "a"), list(&mut guest, node, handle))
+        };
+        scope.spawn(look).join()
+    });
+    mode(0o700);
+    let (found, (nodes, names)) = seen.expect("it was listed");
+    assert_eq!(found, Err(libc::EACCES), "this folder lets nobody look at its entries");
+    assert_eq!((nodes, names), (vec![], [".", "..", "a", "b"].map(str::to_owned).to_vec()));
 }
 
 #[test]

@@ -6,7 +6,12 @@ use std::os::unix::net::UnixStream;
 
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-use super::super::testing::{End, daemon_and_end};
+use devices::testing::ram;
+use vhost_user_backend::VringT;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+
+use super::super::testing::{End, daemon_and_end, options, shared};
+use super::{Arc, Backend, Memory, Ring, RwLock, Server, channel};
 
 const SET_FEATURES: u32 = 2;
 const SET_OWNER: u32 = 3;
@@ -119,4 +124,31 @@ fn a_ring_outside_of_memory_is_not_worked() {
         kick.write(1).expect("kicked");
         ends(stream, end);
     }
+}
+
+#[test]
+fn a_guest_that_makes_more_requests_than_its_ring_is_long_is_taken_no_more_of_them_than_that() {
+    let (dir, ram, at) = (tempfile::tempdir().expect("a folder"), ram(), 0x1000_0000u64);
+    let shared = Arc::new(shared(&options(dir.path(), &[])));
+    // A pool without threads: what is handed to it stays.
+    let (send, jobs) = channel();
+    let backend = Backend {
+        server: Server::new(shared.clone()),
+        shared,
+        memory: RwLock::new(Some(Memory::new((*ram.memory()).clone()).expect("memory"))),
+        out: Default::default(),
+        pool: Some(send),
+    };
+    let ring = <Ring as VringT<_>>::new(ram.clone(), 8).expect("a ring");
+    ring.set_queue_size(8);
+    ring.set_queue_info(at, at + 0x1000, at + 0x2000).expect("in memory");
+    ring.set_queue_ready(true);
+    let results: Vec<bool> = (1..=5u16)
+        .map(|round| {
+            ram.memory().write_obj(6 * round, GuestAddress(at + 0x1000 + 2)).expect("in memory");
+            backend.drain(1, &ring).is_ok()
+        })
+        .collect();
+    assert_eq!(results, [true, false, true, true, true], "found broken once, and left alone since");
+    assert_eq!((jobs.try_iter().count(), *backend.out[1].lock()), (8, 8));
 }

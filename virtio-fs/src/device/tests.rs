@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use devices::confine::Confinement;
 use devices::testing::conformance::conforms;
-use devices::testing::{Buffer, Driver, Over};
+use devices::testing::{Buffer, Driver, Over, until};
 use devices::virtio::VirtioDevice;
 use devices::virtio::spec::{feature, status};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
@@ -148,9 +148,18 @@ fn requests_reach_the_daemon_over_both_transports() {
 #[test]
 fn a_daemon_that_ends_leaves_errors_and_no_request_hangs() {
     for over in [Over::Mmio, Over::Pci] {
-        let (stream, thread) = idle(|request, count| request == SET_VRING_ENABLE && count == 3);
+        let switched_on = Arc::new(AtomicUsize::new(0));
+        let seen = switched_on.clone();
+        let (stream, thread) = idle(move |request, count| {
+            if request == SET_VRING_ENABLE {
+                seen.store(count, Ordering::Relaxed);
+            }
+            request == SET_VRING_ENABLE && count == 3
+        });
         let mut driver = Driver::new(Box::new(device(stream).expect("a device")), over);
         driver.start(feature::COMMON);
+        // A reset before that would ask nothing of it.
+        until("the daemon has the rings", || switched_on.load(Ordering::Relaxed) == 2);
         // Left with the daemon, which does nothing, and then is told to stop the first queue, at which it ends.
         ask(&mut driver, 1, (GETATTR, 7), 0x2000);
         ask(&mut driver, 1, (GETATTR, 8), 0x3000);

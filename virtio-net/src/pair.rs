@@ -53,15 +53,11 @@ impl Pair {
     }
 
     fn receive(&mut self, events: &Events) -> Result<(), QueueError> {
-        if !self.shared.is_up() {
-            // A tap that is no more has something to say for ever.
-            if self.listening {
-                report(events.remove(&self.tap));
-                self.listening = false;
-            }
-            return Ok(());
-        }
-        let turn = self.rx.turn(&self.tap, &self.ram.memory())?;
+        // A tap that is no more has something to say for ever, and is listened to no more.
+        let turn = match self.shared.is_up() {
+            true => self.rx.turn(&self.tap, &self.ram.memory())?,
+            false => rx::Turn::Gone,
+        };
         if turn == rx::Turn::Gone {
             self.gone();
         }

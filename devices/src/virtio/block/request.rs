@@ -164,7 +164,7 @@ fn ranges(chain: &mut Chain, ram: &GuestMemoryMmap, disk: &Disk, discard: bool) 
     for _ in 0..len / RANGE {
         let mut raw = [0; RANGE];
         chain.read(ram, &mut raw)?;
-        match range(&raw, disk, discard) {
+        match range(&raw, disk, discard, limits) {
             Ok(range) => ranges.push(range),
             Err(status) => return Ok(Step::Over(status)),
         }
@@ -172,7 +172,7 @@ fn ranges(chain: &mut Chain, ram: &GuestMemoryMmap, disk: &Disk, discard: bool) 
     Ok(Step::Ranges(ranges))
 }
 
-fn range(raw: &[u8; RANGE], disk: &Disk, discard: bool) -> Result<Range, Status> {
+fn range(raw: &[u8; RANGE], disk: &Disk, discard: bool, limits: Limits) -> Result<Range, Status> {
     let (sector, sectors, flags) = (u64_at(raw, 0), u32_at(raw, 8), u32_at(raw, 12));
     // 5.2.6.2: a flag that is unknown, or has no meaning here.
     if flags & !UNMAP != 0 || (discard && flags != 0) {
@@ -180,7 +180,6 @@ fn range(raw: &[u8; RANGE], disk: &Disk, discard: bool) -> Result<Range, Status>
     }
     let len = u64::from(sectors) * SECTOR;
     let offset = usize::try_from(len).ok().and_then(|len| within(disk, sector, len));
-    let limits = if discard { DISCARD } else { ZEROES };
     let offset = offset.filter(|_| sectors <= limits.sectors).ok_or(Status::IoError)?;
     let what = if discard { Fate::Discard } else { Fate::Zero { unmap: flags & UNMAP != 0 } };
     Ok(Range { offset, len, what })

@@ -98,10 +98,14 @@ impl Share {
         share
     }
 
-    /// Ends the daemon as a crash would, and starts another in its place.
+    /// Ends the daemon as a crash would, and starts another in its place once nothing of it is left: the process in the
+    /// sandbox dies a moment after the one that waits for it, and virtiofsd's holds a lock that the next one wants.
     pub fn start_anew(&mut self) {
+        let children = children(self.daemon.id());
         self.signal(Signal::SIGKILL);
         self.daemon.wait().expect("it ended");
+        let gone = |child: &u32| status_field(*child, "State").is_none_or(|state| state.starts_with('Z'));
+        until("the daemon's processes have ended", || children.iter().all(gone));
         self.daemon = start(self.server, self.place.path(), &self.words);
     }
 
@@ -122,13 +126,8 @@ impl Share {
 
     /// Our daemon itself: process 1 of its namespace, a child of the process that waits for it.
     pub fn inside(&self) -> u32 {
-        let id = self.daemon.id();
-        let list = format!("/proc/{id}/task/{id}/children");
-        let find = || {
-            let children = std::fs::read_to_string(&list).ok()?;
-            let mut children = children.split_whitespace().filter_map(|child| child.parse().ok());
-            children.find(|child| status_field(*child, "NSpid").is_some_and(|pids| pids.ends_with("\t1")))
-        };
+        let first = |child: &u32| status_field(*child, "NSpid").is_some_and(|pids| pids.ends_with("\t1"));
+        let find = || children(self.daemon.id()).into_iter().find(first);
         until("the daemon is in its sandbox", || find().is_some());
         find().expect("until() said so")
     }
@@ -168,6 +167,11 @@ pub fn status_field(process: u32, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.map(|value| value.trim().to_owned())
+}
+
+fn children(process: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
 fn folder() -> tempfile::TempDir {

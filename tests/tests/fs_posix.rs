@@ -65,7 +65,8 @@ fn holds(transport: &str, server: Server, place: Place, list: &[&[&str]], patien
     let wanted: &[&str] =
         if matches!(place, Place::Disk) { &["attributes", "acls", "zeroes"] } else { &["acls"] };
     assert!(wanted.iter().all(|word| has.contains(word)), "the host's file system has only {has}");
-    // virtiofsd 1.14 takes set-user-id bits away on some runs and on others not, --killpriv-v2 or none.
+    // A thread of virtiofsd 1.14 that has once acted for another user believes for ever that it has no CAP_FSETID to
+    // drop (libcap-ng remembers what it had in that moment), so it takes set-user-id bits away no more.
     let modest = if server == Server::Ours { "modesty" } else { "" };
     let check = |n| format!("echo == {n}; posix check /mnt{n} {has} {modest} || exit 1\n");
     let script = (0..list.len()).map(check).collect::<String>();

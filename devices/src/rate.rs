@@ -1,6 +1,6 @@
 //! Limits on what a device does in a second: bytes, operations, or both.
 //!
-//! 1. A worker asks [`Limiter::may`] before it takes a request from its queue, and says with [`Limiter::pay`] what it
+//! 1. A worker asks [`Gate::may`] before it takes a request from its queue, and says with [`Gate::pay`] what it
 //!    was; or [`Limiter::take`] does both for one that is at hand. True: go on.
 //! 2. False: the request waits, and nothing is taken from its queue meanwhile. The timer has been set, which the worker
 //!    waits for beside the kicks ([`Limiter::register`]); it rings when it is worth asking again.
@@ -115,6 +115,14 @@ impl Buckets {
     }
 }
 
+/// What a queue is served through.
+pub trait Gate {
+    /// Whether something may be taken from the queue now; if not, the gate's owner is told when to ask again.
+    fn may(&mut self) -> bool;
+    /// What was taken has so many bytes.
+    fn pay(&mut self, bytes: usize);
+}
+
 /// A device's limits, with the clock and the timer for them. Owned by the thread that works.
 #[derive(Debug)]
 pub struct Limiter(Option<Limits>);
@@ -124,6 +132,24 @@ struct Limits {
     buckets: Buckets,
     filled: Instant,
     timer: TimerFd,
+}
+
+impl Gate for Limiter {
+    fn may(&mut self) -> bool {
+        let Some(limits) = &mut self.0 else { return true };
+        let now = Instant::now();
+        let passed = now.saturating_duration_since(limits.filled);
+        limits.filled = now;
+        let Err(wait) = limits.buckets.may(passed) else { return true };
+        // A timer that cannot be set would leave the request waiting for ever: rather none of the limit.
+        limits.timer.reset(wait, None).is_err()
+    }
+
+    fn pay(&mut self, bytes: usize) {
+        if let Some(limits) = &mut self.0 {
+            limits.buckets.pay(bytes as u64);
+        }
+    }
 }
 
 impl Limiter {
@@ -142,24 +168,6 @@ impl Limiter {
     /// One that never says no.
     pub const fn none() -> Self {
         Self(None)
-    }
-
-    /// Whether an operation may be done now; if not, the timer is set for when it may.
-    pub fn may(&mut self) -> bool {
-        let Some(limits) = &mut self.0 else { return true };
-        let now = Instant::now();
-        let passed = now.saturating_duration_since(limits.filled);
-        limits.filled = now;
-        let Err(wait) = limits.buckets.may(passed) else { return true };
-        // A timer that cannot be set would leave the request waiting for ever: rather none of the limit.
-        limits.timer.reset(wait, None).is_err()
-    }
-
-    /// An operation of `bytes` is done, or will be.
-    pub fn pay(&mut self, bytes: usize) {
-        if let Some(limits) = &mut self.0 {
-            limits.buckets.pay(bytes as u64);
-        }
     }
 
     /// Whether an operation of `bytes` may be done now; if so, it is paid for.

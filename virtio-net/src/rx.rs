@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use devices::rate::Limiter;
+use devices::rate::{Gate, Limiter};
 use devices::virtio::chain::Chain;
 use devices::virtio::queue::{Queue, QueueError};
 use devices::virtio::{Features, Progress};

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use devices::rate::Limiter;
+use devices::rate::{Gate, Limiter};
 use devices::virtio::Progress;
 use devices::virtio::chain::Chain;
 use devices::virtio::queue::{Queue, QueueError};

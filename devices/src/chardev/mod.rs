@@ -1,8 +1,9 @@
 //! Where a console's bytes go to and come from: file, stdio, pseudo-terminal, socket, or nowhere.
 //!
-//! A guest's write never waits for a reader: bytes go into a bounded ring, a thread of the chardev's own carries
-//! them on, and when nobody takes them the oldest are dropped and counted. Input is bounded likewise, from the
-//! other side: the thread reads no more than the device has taken.
+//! A guest's write never waits for a reader that does not read: bytes go into a bounded ring, a thread of the chardev's
+//! own carries them on, and when nobody takes them the oldest are dropped and counted. Devices that can wait do so for a
+//! reader that is only slow ([`Patience`]). Input is bounded likewise, from the other side: the thread reads no more than
+//! the device has taken.
 //!
 //! 1. [`Chardev::new`] makes the files, sockets and terminals; nothing flows yet.
 //! 2. The device takes [`Chardev::output`] and [`Chardev::input`] with it.
@@ -10,6 +11,7 @@
 //! 4. Dropping the [`Pump`] carries over what is left, for a second at most, and removes what was made.
 
 mod escape;
+mod patience;
 mod pump;
 mod ring;
 mod target;
@@ -24,6 +26,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::confine::Confinement;
 use escape::Escape;
+pub use patience::Patience;
+use patience::Reader;
 pub use pump::{CALLS, Pump};
 use ring::Ring;
 pub use target::Target;
@@ -72,6 +76,8 @@ struct Shared {
     wake: EventFd,
     /// Tells the device that input has come.
     notify: Mutex<Option<Notify>>,
+    /// Tells the device that there is room again.
+    room: EventFd,
 }
 
 struct State {
@@ -80,6 +86,7 @@ struct State {
     tail: Ring,
     /// Waits for the first byte.
     first_output: Option<Once>,
+    reader: Reader,
     /// Nothing is behind the output end: bytes are dropped without being counted.
     discard: bool,
     closing: bool,
@@ -113,11 +120,18 @@ impl Chardev {
             input: VecDeque::new(),
             tail: Ring::new(TAIL),
             first_output: None,
+            // A terminal, a pipe, a file were given for somebody to read.
+            reader: if matches!(target, Target::Stream { .. }) { Reader::Takes } else { Reader::Optional },
             discard: matches!(target, Target::Null),
             closing: false,
         };
         Ok(Self {
-            shared: Arc::new(Shared { state: Mutex::new(state), wake, notify: Mutex::new(None) }),
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                wake,
+                notify: Mutex::new(None),
+                room: Patience::room()?,
+            }),
             target,
             escape: None,
         })
@@ -131,6 +145,14 @@ impl Chardev {
     /// The device's way in.
     pub fn input(&self) -> InputEnd {
         InputEnd(self.shared.clone())
+    }
+
+    /// For a device that can wait for a slow reader.
+    ///
+    /// # Errors
+    /// The host has no timer to give.
+    pub fn patience(&self) -> io::Result<Patience> {
+        Patience::new(self.shared.clone())
     }
 
     /// A reader of the last output, for a report.
@@ -233,6 +255,11 @@ impl Tail {
     /// All bytes the guest has written so far.
     pub fn written(&self) -> u64 {
         self.0.lock().tail.total()
+    }
+
+    /// Bytes that no reader has taken yet.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().out.len()
     }
 
     /// Bytes that no reader took in time.

@@ -3,20 +3,21 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::patience::{PATIENCE, Reader};
 use super::target::{Listener, Target};
 use super::{Escape, IN_ROOM, Shared};
 use crate::confine::{Call, Confinement};
 
 /// A pipe that polls as writable takes this much without blocking (PIPE_BUF).
 const CHUNK: usize = 4096;
-/// How long the last bytes may take to leave.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the last bytes may take to leave, to a reader that takes them.
+const LINGER: Duration = Duration::from_secs(10);
 /// Smaller than a huge page, or the host would back the stack by one.
 const STACK: usize = 128 << 10;
 
@@ -35,8 +36,9 @@ pub const CALLS: &[Call] = &[
     Call::Any(libc::SYS_unlink),
 ];
 
-/// A running chardev. Dropping it carries over what is left and ends the thread.
+/// A running chardev. Dropping it carries over what is left, says what nobody took, and ends the thread.
 pub struct Pump {
+    name: String,
     shared: Arc<Shared>,
     done: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -58,7 +60,7 @@ impl Pump {
             *finished.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
             finished.1.notify_all();
         })?;
-        Ok(Self { shared, done })
+        Ok(Self { name: name.to_owned(), shared, done })
     }
 }
 
@@ -66,9 +68,27 @@ impl Drop for Pump {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
         self.shared.wake();
-        let done = self.done.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Instant::now() + LINGER;
+        let mut left = usize::MAX;
+        let (mut done, mut now) = (self.lock_done(), self.shared.lock().out.len());
         // A reader that has stalled keeps its thread, not us.
-        let _ = self.done.1.wait_timeout_while(done, LINGER, |done| !*done);
+        while !*done && now < left && Instant::now() < until {
+            left = now;
+            let waited = self.done.1.wait_timeout_while(done, PATIENCE, |done| !*done);
+            done = waited.unwrap_or_else(PoisonError::into_inner).0;
+            now = self.shared.lock().out.len();
+        }
+        let state = self.shared.lock();
+        let lost = state.out.dropped() + state.out.len() as u64;
+        if state.reader != Reader::Optional && lost > 0 {
+            tracing::warn!("{}: {lost} bytes of output are lost: they were not taken in time", self.name);
+        }
+    }
+}
+
+impl Pump {
+    fn lock_done(&self) -> MutexGuard<'_, bool> {
+        self.done.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,6 +186,10 @@ impl Link {
                 let mut state = shared.lock();
                 let gone = usize::try_from(state.out.dropped() - dropped).unwrap_or(usize::MAX);
                 state.out.consume(n.saturating_sub(gone));
+                drop(state);
+                if n > 0 {
+                    shared.taken();
+                }
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.hang_up(shared),
@@ -214,6 +238,8 @@ impl Link {
             let mut state = shared.lock();
             state.discard = true;
             state.out.consume(usize::MAX);
+            drop(state);
+            shared.taken();
         }
     }
 }

@@ -27,6 +27,10 @@ impl Ring {
         self.bytes.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Up to `max` of the oldest bytes, still kept.
     pub(super) fn peek(&self, max: usize) -> Vec<u8> {
         self.bytes.iter().take(max).copied().collect()

@@ -1,8 +1,8 @@
 //! The console device (VIRTIO 1.3, 5.3), with one port: what the guest calls `hvc0`.
 //!
 //! Two queues of the port: the driver offers room for input in the first and output in the second. Bytes go to and
-//! come from a [`Chardev`], which bounds both directions: a guest that writes never waits for a reader, and input is
-//! read no faster than the guest takes it. Limits hold either direction back for itself.
+//! come from a [`Chardev`], which bounds both directions: a guest that writes waits for no reader but one that is slow
+//! ([`Patience`]), and input is read no faster than the guest takes it. Limits hold either direction back for itself.
 //!
 //! 1. [`Console::new`] takes both ends of a chardev, and starts a thread that waits.
 //! 2. `start` moves the queues into it. Kicks move output, the chardev's word moves input.
@@ -18,11 +18,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::chain::Chain;
 use super::queue::{Queue, QueueError};
 use super::{Activation, Profile, Progress, StartError, VirtioDevice, spec};
-use crate::chardev::{Chardev, InputEnd, Output};
+use crate::chardev::{Chardev, InputEnd, Output, Patience};
 use crate::confine::{Call, Confinement};
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
-use crate::rate::{self, Limiter, Rates};
+use crate::rate::{self, Gate, Limiter, Rates};
 use crate::worker::{Events, Work, Worker};
 
 const QUEUE_SIZE: u16 = 128;
@@ -39,6 +39,8 @@ const TYPED: u64 = 2;
 /// Tokens of the limits' timers.
 const INPUT_TIMER: u64 = 3;
 const OUTPUT_TIMER: u64 = 4;
+/// Token of the chardev's word that there is room for output.
+const ROOM: u64 = 5;
 
 /// What is moved in one step.
 const STEP: usize = 4096;
@@ -70,8 +72,24 @@ struct Means {
     output: Box<dyn Output>,
     input: InputEnd,
     typed: Arc<EventFd>,
-    /// By the queues' indices.
-    limiters: [Limiter; 2],
+    typing: Limiter,
+    printing: Printing,
+}
+
+/// What output goes through.
+struct Printing {
+    limiter: Limiter,
+    patience: Patience,
+}
+
+impl Gate for Printing {
+    fn may(&mut self) -> bool {
+        self.patience.may() && self.limiter.may()
+    }
+
+    fn pay(&mut self, bytes: usize) {
+        self.limiter.pay(bytes);
+    }
 }
 
 impl Console {
@@ -90,8 +108,9 @@ impl Console {
         let (input, tell) = (chardev.input(), typed.clone());
         // EAGAIN: it has been told.
         input.on_input(move || drop(tell.write(1)));
-        let limiters = [Limiter::new(rates)?, Limiter::new(rates)?];
-        let means = Some(Means { output: chardev.output(), input, typed, limiters });
+        let printing = Printing { limiter: Limiter::new(rates)?, patience: chardev.patience()? };
+        let typing = Limiter::new(rates)?;
+        let means = Some(Means { output: chardev.output(), input, typed, typing, printing });
         let calls: Vec<_> = CALLS.into_iter().chain(rate::CALLS).collect();
         Ok(Self { size, means, worker: Worker::new("console", &calls, confinement)? })
     }
@@ -155,29 +174,29 @@ impl Work for Carrying {
         for (token, queue) in [INPUT, OUTPUT].into_iter().zip(&self.queues) {
             events.add(queue.kick(), token)?;
         }
-        for (token, limiter) in [INPUT_TIMER, OUTPUT_TIMER].into_iter().zip(&self.means.limiters) {
-            limiter.register(events, token)?;
-        }
+        self.means.typing.register(events, INPUT_TIMER)?;
+        self.means.printing.limiter.register(events, OUTPUT_TIMER)?;
+        self.means.printing.patience.register(events, ROOM)?;
         events.add(&*self.means.typed, TYPED)
     }
 
     fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
         let ram = self.ram.memory();
         let Self { queues: [input, output], means, .. } = self;
-        let [typing, printing] = &mut means.limiters;
+        let Means { output: sink, input: keys, typed, typing, printing } = means;
         match token {
             INPUT_TIMER => typing.rang(),
-            OUTPUT_TIMER => printing.rang(),
-            TYPED => _ = means.typed.read(),
+            OUTPUT_TIMER => printing.limiter.rang(),
+            ROOM => printing.patience.heard(),
+            TYPED => _ = typed.read(),
             OUTPUT => output.clear_kick(),
             _ => input.clear_kick(),
         }
-        let carried = if matches!(token, OUTPUT | OUTPUT_TIMER) {
-            let sink = means.output.as_mut();
+        let carried = if matches!(token, OUTPUT | OUTPUT_TIMER | ROOM) {
             let bytes = |chain: &Chain| chain.readable().min(MOST);
-            output.serve_within(&ram, printing, bytes, |chain| print(chain, &ram, sink))
+            output.serve_within(&ram, printing, bytes, |chain| print(chain, &ram, sink.as_mut()))
         } else {
-            type_in(input, &ram, &means.input, typing)
+            type_in(input, &ram, keys, typing)
         };
         match carried {
             Ok(()) => ControlFlow::Continue(()),
@@ -372,6 +391,61 @@ mod tests {
             driver.rings[OUTPUT].wait();
         }
         assert_eq!(chardev.tail().written(), 1000 * 0x8000);
+    }
+
+    /// Has `driver` print `n` pages, each full of the least byte of its number.
+    fn print_pages(driver: &mut Driver, n: u32) {
+        for page in 0..n {
+            driver
+                .ram
+                .memory()
+                .write_slice(&[page.to_le_bytes()[0]; 4096], GuestAddress(0x4000))
+                .expect("written");
+            driver.rings[OUTPUT].add(&[Buffer { at: 0x4000, len: 4096, writable: false }]);
+            driver.notify(1);
+            driver.rings[OUTPUT].wait();
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_slow_misses_nothing() {
+        for over in [Over::Mmio, Over::Pci] {
+            let (mut driver, mut line, _pump) = connected(over);
+            let reader = std::thread::spawn(move || {
+                let mut got = vec![0; 256 * 4096];
+                got.chunks_mut(16 << 10).for_each(|chunk| {
+                    std::thread::sleep(Duration::from_millis(2));
+                    line.read_exact(chunk).expect("read");
+                });
+                got
+            });
+            print_pages(&mut driver, 256);
+            let got = reader.join().expect("all came");
+            assert!(got.chunks(4096).enumerate().all(|(n, page)| page.iter().all(|b| usize::from(*b) == n)));
+        }
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_is_waited_for_once_until_it_takes_something() {
+        let (ours, mut line) = UnixStream::pair().expect("a pair");
+        let chardev = Chardev::new(Target::Stream { out: ours.into(), input: None }).expect("made");
+        let tail = chardev.tail();
+        let mut driver = Driver::new(console(&chardev), Over::Pci);
+        let _pump = chardev.start("line", &Confinement::none()).expect("started");
+        driver.start(feature::COMMON);
+        let begun = Instant::now();
+        print_pages(&mut driver, 512);
+        assert!(begun.elapsed() >= Duration::from_secs(1) && tail.dropped() > 0, "{:?}", begun.elapsed());
+        let begun = Instant::now();
+        print_pages(&mut driver, 1);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        let reader = std::thread::spawn(move || std::io::copy(&mut line, &mut std::io::sink()));
+        until("the reader has taken all", || tail.waiting() == 0);
+        let dropped = tail.dropped();
+        print_pages(&mut driver, 512);
+        assert_eq!(tail.dropped(), dropped);
+        drop((driver, _pump));
+        reader.join().expect("it ends").expect("read");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::chain::{Chain, read_obj};
 use super::{Features, Progress, QueueGrant, orphans, spec};
 use crate::addr::QueueIndex;
 use crate::interrupt::Interrupt;
-use crate::rate::Limiter;
+use crate::rate::{Gate, Limiter};
 
 /// What a driver did wrong with a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -278,26 +278,26 @@ impl Queue {
         self.serve_within(ram, &mut Limiter::none(), |_| 0, serve)
     }
 
-    /// Serves as [`Queue::serve`] does, but no more than `limiter` allows, whose timer tells when to come back; `bytes`
-    /// is what a chain costs.
+    /// Serves as [`Queue::serve`] does, but no more than `gate` allows, which tells when to come back; `bytes` is what a
+    /// chain costs.
     ///
     /// # Errors
     /// What the driver did wrong.
     pub fn serve_within(
         &mut self,
         ram: &GuestMemoryMmap,
-        limiter: &mut Limiter,
+        gate: &mut impl Gate,
         bytes: impl Fn(&Chain) -> usize,
         mut serve: impl FnMut(Chain) -> Result<Option<Chain>, QueueError>,
     ) -> Result<(), QueueError> {
         self.busy(ram)?;
         for _ in 0..self.ring.size() {
-            if !limiter.may() {
+            if !gate.may() {
                 // No kick is asked for: it would change nothing.
                 return self.notify(ram);
             }
             let chain = self.next(ram)?;
-            chain.iter().for_each(|chain| limiter.pay(bytes(chain)));
+            chain.iter().for_each(|chain| gate.pay(bytes(chain)));
             match chain.map(&mut serve).transpose()? {
                 Some(Some(chain)) => self.complete(ram, chain)?,
                 Some(None) => {}

@@ -15,7 +15,7 @@ use super::sys::{self, Op, Ring};
 use crate::confine::Call;
 use crate::interrupt::Interrupt;
 use crate::memory::{GuestRam, Mapped};
-use crate::rate::Limiter;
+use crate::rate::{Gate, Limiter};
 use crate::virtio::Features;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Queue, QueueError};

@@ -1,0 +1,97 @@
+//! Waiting for a reader that is slow, by devices that can: those whose driver's buffers lie in a queue.
+//!
+//! A command's output that goes to a pipe or a terminal shall arrive whole, though the guest makes it faster than it is
+//! taken. So the device takes nothing more from its queue while the ring is half full; it is told when there is room
+//! again. A reader that has taken nothing for a second is waited for no more, until it takes something.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::{OUT_ROOM, Shared};
+use crate::worker::Events;
+
+/// A ring that holds as much is waited for.
+const HIGH: usize = OUT_ROOM / 2;
+/// One that holds as little has room.
+const LOW: usize = OUT_ROOM / 4;
+/// How long a reader may take nothing.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is known of a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// It may never come, and is not waited for.
+    Optional,
+    /// It takes what it is given.
+    Takes,
+    /// A device waits for it.
+    Awaited,
+    /// It was waited for long enough.
+    Stalled,
+}
+
+impl Shared {
+    /// The reader has taken bytes; tells a device that waits when there is room.
+    pub(super) fn taken(&self) {
+        let mut state = self.lock();
+        let awaited = state.reader == Reader::Awaited;
+        if state.reader == Reader::Stalled || (awaited && state.out.len() <= LOW) {
+            state.reader = Reader::Takes;
+            drop(state);
+            // EAGAIN: it has been told.
+            let _ = self.room.write(1);
+        }
+    }
+}
+
+/// A device's side: whether it may write now.
+pub struct Patience {
+    shared: Arc<Shared>,
+    timer: TimerFd,
+}
+
+impl Patience {
+    pub(super) fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        Ok(Self { shared, timer: TimerFd::new().map_err(io::Error::from)? })
+    }
+
+    pub(super) fn room() -> io::Result<EventFd> {
+        Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
+    }
+
+    /// Whether to write now; if not, there will be word when to ask again.
+    pub fn may(&mut self) -> bool {
+        let mut state = self.shared.lock();
+        let waits = matches!(state.reader, Reader::Takes | Reader::Awaited) && state.out.len() >= HIGH;
+        if waits {
+            state.reader = Reader::Awaited;
+        }
+        drop(state);
+        // A timer that cannot be set would leave the output waiting for ever: rather none.
+        !waits || self.timer.reset(PATIENCE, None).is_err()
+    }
+
+    /// Has `events` tell, with `token`, when to ask again.
+    ///
+    /// # Errors
+    /// See [`Events::add`].
+    pub fn register(&self, events: &Events, token: u64) -> io::Result<()> {
+        events.add(&self.shared.room, token)?;
+        events.add(&self.timer, token)
+    }
+
+    /// The word has been heard: there is room, or nothing was taken for a while.
+    pub fn heard(&mut self) {
+        let room = self.shared.room.read().is_ok();
+        // Disarmed, it is not readable any more; it cannot fail on a timer of our own.
+        let _ = self.timer.clear();
+        let mut state = self.shared.lock();
+        if !room && state.reader == Reader::Awaited {
+            state.reader = Reader::Stalled;
+        }
+    }
+}

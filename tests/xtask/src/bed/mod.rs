@@ -45,7 +45,7 @@ impl Testbed {
 }
 
 /// What the L1 needs: network, file sharing, nested virtualization, devices for tests of disks.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 17] = [
     "virtio_pci",
     "9p",
     "9pnet_virtio",
@@ -63,6 +63,9 @@ const MODULES: [&str; 15] = [
     "sch_ingress",
     "cls_u32",
     "act_mirred",
+    // Translation of addresses: nft loads these itself where modprobe and modules are installed.
+    "nft_chain_nat",
+    "nft_masq",
 ];
 
 /// The L1's own command line. One emulated CPU: with two, a guest hangs now and then.

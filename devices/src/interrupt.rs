@@ -17,14 +17,23 @@ pub struct Interrupt(Backing);
 
 #[derive(Clone)]
 enum Backing {
-    Event(Arc<EventFd>),
+    Event { ours: Arc<EventFd>, lent: Option<Arc<EventFd>> },
     Call(Arc<dyn Fn() + Send + Sync>),
 }
 
 impl Interrupt {
     /// An interrupt that the hypervisor raises when `event` is signalled.
     pub fn from_eventfd(event: EventFd) -> Self {
-        Self(Backing::Event(Arc::new(event)))
+        Self(Backing::Event { ours: Arc::new(event), lent: None })
+    }
+
+    /// The same interrupt, which the hypervisor raises too when `event` is signalled: what [`Interrupt::lent`] gives.
+    #[must_use]
+    pub fn with_lent(self, event: EventFd) -> Self {
+        match self.0 {
+            Backing::Event { ours, .. } => Self(Backing::Event { ours, lent: Some(Arc::new(event)) }),
+            call => Self(call),
+        }
     }
 
     /// An interrupt that is raised by calling `raise`.
@@ -41,15 +50,24 @@ impl Interrupt {
     pub fn raise(&self) {
         match &self.0 {
             // EAGAIN means the counter is full, so the interrupt is pending already.
-            Backing::Event(event) => drop(event.write(1)),
+            Backing::Event { ours, .. } => drop(ours.write(1)),
             Backing::Call(raise) => raise(),
         }
     }
 
-    /// The eventfd to hand to a vhost backend, where there is one.
+    /// The eventfd to hand to the kernel, where there is one.
     pub fn eventfd(&self) -> Option<&EventFd> {
         match &self.0 {
-            Backing::Event(event) => Some(event),
+            Backing::Event { ours, .. } => Some(ours),
+            Backing::Call(_) => None,
+        }
+    }
+
+    /// The eventfd to hand to another process, where there is one. Nobody here writes it or reads it: whoever has an
+    /// eventfd can fill it and make it blocking for all who have it.
+    pub fn lent(&self) -> Option<&EventFd> {
+        match &self.0 {
+            Backing::Event { lent, .. } => lent.as_deref(),
             Backing::Call(_) => None,
         }
     }
@@ -58,7 +76,7 @@ impl Interrupt {
 impl fmt::Debug for Interrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Backing::Event(event) => write!(f, "Interrupt(eventfd {})", event.as_raw_fd()),
+            Backing::Event { ours, .. } => write!(f, "Interrupt(eventfd {})", ours.as_raw_fd()),
             Backing::Call(_) => f.write_str("Interrupt(closure)"),
         }
     }
@@ -68,6 +86,9 @@ impl fmt::Debug for Interrupt {
 pub trait MsiVector: Send {
     /// The eventfd that raises the vector. Signals while masked are kept and can be seen by polling it.
     fn eventfd(&self) -> &EventFd;
+
+    /// Another eventfd that raises the vector likewise, for another process: the same one at each call.
+    fn lend(&self) -> io::Result<EventFd>;
 
     /// Routes the vector to the message the guest programmed (PCI 3.0, 6.8.2.7 and 6.8.2.9) and lets signals
     /// through from now on.

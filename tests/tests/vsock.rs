@@ -61,6 +61,21 @@ fn the_guest_connects_to_the_host_a_hundred_times_at_once() {
 }
 
 #[test]
+fn messages_up_to_a_mebibyte_keep_their_bounds_both_ways() {
+    const MESSAGES: u32 = PORT + 1;
+    std::thread::spawn(|| Address::Seqpacket(ANY, MESSAGES).serve(peer::mirror));
+    both(|transport| {
+        let script = format!(
+            "peer mirror seqpacket:{ANY}:{MESSAGES} & peer converse seqpacket:{HOST}:{MESSAGES} 3 && \
+             echo the guest is content; wait"
+        );
+        let vm = guest(21, transport, &script).launch();
+        peer::converse(Address::Seqpacket(21, MESSAGES).reach(), 3);
+        vm.end_when("the guest is content");
+    });
+}
+
+#[test]
 fn a_half_closed_connection_still_answers() {
     both(|transport| {
         let vm = guest(12, transport, &format!("exec peer sink vsock:{ANY}:{PORT}")).launch();

@@ -186,6 +186,10 @@ impl VirtioDevice for Fs {
         }
     }
 
+    fn lends(&self) -> bool {
+        true
+    }
+
     fn read_config(&self, offset: u32, out: &mut [u8]) {
         let config = self.config();
         let bytes = usize::try_from(offset).ok().and_then(|at| config.get(at..)).unwrap_or_default();

@@ -157,7 +157,9 @@ impl Plug<'_> {
     fn mmio(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
         let (base, gsi) = self.slots.mmio().ok_or(BuildError::Slots)?;
         let pin = Gsi(gsi - layout::GSI_BASE);
-        let interrupt = self.ioapic.interrupt(pin).map_err(BuildError::host("share an interrupt"))?;
+        let interrupt =
+            if device.lends() { self.ioapic.lent_interrupt(pin) } else { self.ioapic.interrupt(pin) };
+        let interrupt = interrupt.map_err(BuildError::host("share an interrupt"))?;
         let transport = MmioTransport::new(device, self.host.clone(), base.into(), interrupt);
         put(&self.buses.mmio, (base.into(), layout::VIRTIO_MMIO_STRIDE), share(transport))?;
         self.plugged.described.virtio_mmio.push((base, gsi));

@@ -66,6 +66,12 @@ impl IoApic {
         Ok(Interrupt::from_eventfd(pin.vector.eventfd().try_clone()?))
     }
 
+    /// The same, for another process to raise as well.
+    pub fn lent_interrupt(&self, gsi: Gsi) -> io::Result<Interrupt> {
+        let pin = self.pins.get(gsi.0 as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.interrupt(gsi)?.with_lent(pin.vector.lend()?))
+    }
+
     fn read_register(&self) -> u32 {
         match self.select {
             REG_ID | REG_ARBITRATION => self.id,
@@ -168,6 +174,9 @@ mod tests {
     impl MsiVector for Vector {
         fn eventfd(&self) -> &EventFd {
             &self.0
+        }
+        fn lend(&self) -> io::Result<EventFd> {
+            self.0.try_clone()
         }
         fn unmask(&self, address: u64, data: u32) -> io::Result<()> {
             self.1.0.lock().expect("log").push(Some((address, data)));

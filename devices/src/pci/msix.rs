@@ -1,6 +1,9 @@
 //! MSI-X (PCI 3.0, 6.8.2): a table of messages, each behind a vector that the hypervisor raises by itself.
 
+use std::cell::OnceCell;
 use std::io;
+
+use vmm_sys_util::eventfd::EventFd;
 
 use super::sys;
 use crate::interrupt::{Interrupt, MsiSource, MsiVector};
@@ -22,6 +25,8 @@ struct Entry {
     /// Address low, address high, data, vector control.
     words: [u32; 4],
     vector: Box<dyn MsiVector>,
+    /// What another process signals, if one was ever to.
+    lent: OnceCell<EventFd>,
     /// The message that the vector raises now.
     live: Option<(u64, u32)>,
 }
@@ -38,7 +43,10 @@ impl Msix {
     /// # Errors
     /// The host has no more of them.
     pub fn new(count: u16, source: &dyn MsiSource) -> io::Result<Self> {
-        let entry = |_| Ok(Entry { words: [0, 0, 0, MASKED], vector: source.vector()?, live: None });
+        let entry = |_| {
+            let (words, vector) = ([0, 0, 0, MASKED], source.vector()?);
+            Ok(Entry { words, vector, lent: OnceCell::new(), live: None })
+        };
         Ok(Self { entries: (0..count).map(entry).collect::<io::Result<_>>()?, control: 0 })
     }
 
@@ -60,9 +68,17 @@ impl Msix {
 
     /// The interrupt behind `vector`; one that nobody hears for [`NO_VECTOR`].
     pub fn interrupt(&self, vector: u16) -> Interrupt {
-        let event = self.entries.get(usize::from(vector)).map(|e| e.vector.eventfd().try_clone());
-        match event {
-            Some(Ok(event)) => Interrupt::from_eventfd(event),
+        self.made(vector, Entry::interrupt)
+    }
+
+    /// The same, for another process to raise as well.
+    pub fn lent_interrupt(&self, vector: u16) -> Interrupt {
+        self.made(vector, Entry::lent_interrupt)
+    }
+
+    fn made(&self, vector: u16, make: fn(&Entry) -> io::Result<Interrupt>) -> Interrupt {
+        match self.entries.get(usize::from(vector)).map(make) {
+            Some(Ok(interrupt)) => interrupt,
             Some(Err(why)) => {
                 crate::warn_of_guest!("an interrupt is lost, for the host gives no eventfd: {why}");
                 Interrupt::none()
@@ -158,9 +174,20 @@ impl Entry {
         if self.live.is_some() {
             return false;
         }
-        // The signal is kept in the eventfd. Reading it could wait for ever: a daemon that has it, too, may have made it
-        // a blocking one.
-        sys::is_signalled(self.vector.eventfd())
+        // The signal is kept in the eventfd. Reading it could wait for ever: a daemon that has one may have made it
+        // blocking.
+        sys::is_signalled(self.vector.eventfd()) || self.lent.get().is_some_and(sys::is_signalled)
+    }
+
+    fn interrupt(&self) -> io::Result<Interrupt> {
+        Ok(Interrupt::from_eventfd(self.vector.eventfd().try_clone()?))
+    }
+
+    fn lent_interrupt(&self) -> io::Result<Interrupt> {
+        let lent = self.vector.lend()?;
+        let interrupt = self.interrupt()?.with_lent(lent.try_clone()?);
+        self.lent.get_or_init(|| lent);
+        Ok(interrupt)
     }
 }
 
@@ -205,11 +232,41 @@ mod tests {
     }
 
     #[test]
+    fn what_another_process_signals_is_pending_like_what_we_raise() {
+        let (msix, messages) = msix(2);
+        let interrupt = msix.lent_interrupt(1);
+        let lent = interrupt.lent().expect("it was lent");
+        lent.write(1).expect("it has room");
+        let mut bits = [0];
+        msix.read_pending(0, &mut bits);
+        assert_eq!(bits, [2]);
+        assert!(messages.event(1).read().is_err(), "it is another one than ours");
+        assert!(msix.interrupt(1).lent().is_none());
+    }
+
+    #[test]
+    fn who_fills_what_it_was_lent_and_makes_it_blocking_holds_up_nobody_who_raises_a_masked_vector() {
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (msix, messages) = msix(1);
+            let interrupt = msix.lent_interrupt(0);
+            let lent = interrupt.lent().expect("it was lent");
+            lent.write(u64::MAX - 1).expect("it is empty");
+            make_blocking(lent);
+            interrupt.raise();
+            msix.lent_interrupt(0).raise();
+            let _ = done.send(messages.event(0).read().ok());
+        });
+        assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(10)), Ok(Some(2)));
+    }
+
+    #[test]
     fn a_vector_that_another_process_made_blocking_can_be_looked_at() {
         let (done, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let (msix, messages) = msix(1);
             make_blocking(&messages.event(0));
+            make_blocking(msix.lent_interrupt(0).lent().expect("it was lent"));
             let mut bits = [0xff];
             msix.read_pending(0, &mut bits);
             let _ = done.send(bits);

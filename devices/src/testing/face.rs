@@ -21,7 +21,8 @@ pub enum Over {
 }
 
 enum Face {
-    Mmio(Box<MmioTransport>, EventFd),
+    /// With what stands for its interrupt: ours, and the one that is lent.
+    Mmio(Box<MmioTransport>, [EventFd; 2]),
     Pci(Box<PciTransport>, Messages),
 }
 
@@ -49,10 +50,11 @@ impl Driver {
         let host = Host { ram: ram.clone(), doorbells: std::sync::Arc::new(NoDoorbells) };
         let face = match over {
             Over::Mmio => {
-                let event = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
-                let call = Interrupt::from_eventfd(event.try_clone().expect("a clone"));
+                let events = [(); 2].map(|()| EventFd::new(EFD_NONBLOCK).expect("an eventfd"));
+                let [ours, lent] = [&events[0], &events[1]].map(|event| event.try_clone().expect("a clone"));
+                let call = Interrupt::from_eventfd(ours).with_lent(lent);
                 let transport = MmioTransport::new(device, host, 0xfe00_0000, call);
-                Face::Mmio(Box::new(transport), event)
+                Face::Mmio(Box::new(transport), events)
             }
             Over::Pci => {
                 let messages = Messages::default();
@@ -181,16 +183,8 @@ impl Driver {
     /// Interrupts since the last call: of `queue`, or of whatever there is over MMIO.
     pub fn interrupts(&mut self, queue: u16) -> u64 {
         match &self.face {
-            Face::Mmio(_, event) => event.read().unwrap_or(0),
-            Face::Pci(_, messages) => messages.event(usize::from(queue) + 1).read().unwrap_or(0),
-        }
-    }
-
-    /// The eventfd behind [`Driver::interrupts`].
-    pub fn interrupt_event(&self, queue: u16) -> EventFd {
-        match &self.face {
-            Face::Mmio(_, event) => event.try_clone().expect("a clone"),
-            Face::Pci(_, messages) => messages.event(usize::from(queue) + 1),
+            Face::Mmio(_, events) => events.iter().map(|event| event.read().unwrap_or(0)).sum(),
+            Face::Pci(_, messages) => messages.signals(usize::from(queue) + 1),
         }
     }
 

@@ -53,7 +53,8 @@ pub type Message = Option<(u64, u32)>;
 #[derive(Clone, Default)]
 pub struct Messages {
     log: Arc<Mutex<Vec<Message>>>,
-    events: Arc<Mutex<Vec<EventFd>>>,
+    /// Of each vector, ours and the one that is lent.
+    events: Arc<Mutex<Vec<[EventFd; 2]>>>,
 }
 
 impl Messages {
@@ -64,15 +65,24 @@ impl Messages {
 
     /// The eventfd of the vector made as the `n`th.
     pub fn event(&self, n: usize) -> EventFd {
-        self.events.lock().expect("events")[n].try_clone().expect("a clone")
+        self.events.lock().expect("events")[n][0].try_clone().expect("a clone")
+    }
+
+    /// Signals of the vector made as the `n`th since the last call, whoever they are from.
+    pub fn signals(&self, n: usize) -> u64 {
+        self.events.lock().expect("events")[n].iter().map(|event| event.read().unwrap_or(0)).sum()
     }
 }
 
-struct Vector(EventFd, Messages);
+/// Ours, and the one that is lent.
+struct Vector([EventFd; 2], Messages);
 
 impl MsiVector for Vector {
     fn eventfd(&self) -> &EventFd {
-        &self.0
+        &self.0[0]
+    }
+    fn lend(&self) -> io::Result<EventFd> {
+        self.0[1].try_clone()
     }
     fn unmask(&self, address: u64, data: u32) -> io::Result<()> {
         self.1.log.lock().expect("log").push(Some((address, data)));
@@ -86,9 +96,10 @@ impl MsiVector for Vector {
 
 impl MsiSource for Messages {
     fn vector(&self) -> io::Result<Box<dyn MsiVector>> {
-        let event = EventFd::new(EFD_NONBLOCK)?;
-        self.events.lock().expect("events").push(event.try_clone()?);
-        Ok(Box::new(Vector(event, self.clone())))
+        let events = [EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?];
+        let seen = [events[0].try_clone()?, events[1].try_clone()?];
+        self.events.lock().expect("events").push(seen);
+        Ok(Box::new(Vector(events, self.clone())))
     }
 }
 

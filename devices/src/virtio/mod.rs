@@ -155,6 +155,12 @@ pub trait VirtioDevice: Send {
     /// [`Profile::config_len`].
     fn read_config(&self, offset: u32, out: &mut [u8]);
 
+    /// Whether another process works the queues: their [`QueueGrant::call`] then has an eventfd for it to signal
+    /// ([`Interrupt::lent`]).
+    fn lends(&self) -> bool {
+        false
+    }
+
     /// Takes a guest's write to the configuration space, bounds checked likewise.
     fn write_config(&mut self, _offset: u32, _data: &[u8]) {}
 

@@ -10,10 +10,13 @@
 //! peer datagrams IP:PORT        gives back what comes over UDP, for ever
 //! peer volley IP:PORT N BYTES   has N datagrams of BYTES given back, one after the other
 //! peer send ADDRESS BYTES       sends BYTES to a sink and compares what it answers
+//! peer mirror ADDRESS           gives back each message that comes, for ever
+//! peer converse ADDRESS N       has messages of many sizes given back, as they were, N times
 //! ```
-//! An address is `vsock:CID:PORT`, `tcp:IP:PORT` (`tcp:[IP]:PORT`).
+//! An address is `vsock:CID:PORT`, `tcp:IP:PORT` (`tcp:[IP]:PORT`); for messages `seqpacket:CID:PORT`.
 
 mod digest;
+mod messages;
 mod sys;
 
 use std::fs::File;
@@ -32,6 +35,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 pub use digest::{Digest, Pattern};
+pub use messages::{converse, mirror};
 
 /// Small, for a hundred of them; a buffer and little else.
 const STACK: usize = 256 << 10;
@@ -42,19 +46,22 @@ const BUFFER: usize = 64 << 10;
 pub enum Address {
     /// A context id and a port.
     Vsock(u32, u32),
+    /// The same, for messages.
+    Seqpacket(u32, u32),
     /// An address and a port, as std reads them.
     Tcp(String),
 }
 
 impl Address {
-    /// Reads `vsock:CID:PORT` or `tcp:IP:PORT`.
+    /// Reads `vsock:CID:PORT`, `seqpacket:CID:PORT` or `tcp:IP:PORT`.
     pub fn parse(text: &str) -> Self {
         let (kind, rest) = text.split_once(':').expect("an address has a kind");
         match kind {
             "tcp" => Self::Tcp(rest.to_owned()),
-            "vsock" => {
+            "vsock" | "seqpacket" => {
                 let (cid, port) = rest.split_once(':').expect("a context id and a port");
-                Self::Vsock(cid.parse().expect("a context id"), port.parse().expect("a port"))
+                let (cid, port) = (cid.parse().expect("a context id"), port.parse().expect("a port"));
+                if kind == "vsock" { Self::Vsock(cid, port) } else { Self::Seqpacket(cid, port) }
             }
             _ => panic!("{text} is no address"),
         }
@@ -67,8 +74,8 @@ impl Address {
     pub fn connect(&self) -> std::io::Result<File> {
         match self {
             Self::Tcp(to) => Ok(File::from(OwnedFd::from(TcpStream::connect(to)?))),
-            Self::Vsock(cid, port) => {
-                let socket = vsock()?;
+            Self::Vsock(cid, port) | Self::Seqpacket(cid, port) => {
+                let socket = self.vsock()?;
                 connect(socket.as_raw_fd(), &VsockAddr::new(*cid, *port))?;
                 Ok(File::from(socket))
             }
@@ -96,8 +103,8 @@ impl Address {
     pub fn serve(&self, serve: fn(File)) {
         let listener = match self {
             Self::Tcp(at) => OwnedFd::from(TcpListener::bind(at).expect("the address is free")),
-            Self::Vsock(cid, port) => {
-                let socket = vsock().expect("a socket");
+            Self::Vsock(cid, port) | Self::Seqpacket(cid, port) => {
+                let socket = self.vsock().expect("a socket");
                 bind(socket.as_raw_fd(), &VsockAddr::new(*cid, *port)).expect("the port is free");
                 listen(&socket, Backlog::new(511).expect("a backlog")).expect("it listens");
                 socket
@@ -109,10 +116,19 @@ impl Address {
             thread.spawn(move || serve(connection)).expect("a thread");
         }
     }
-}
 
-fn vsock() -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+    /// A socket of the kind that the address asks for.
+    fn vsock(&self) -> nix::Result<OwnedFd> {
+        let of = |kind| socket(AddressFamily::Vsock, kind, SockFlag::SOCK_CLOEXEC, None);
+        match self {
+            Self::Seqpacket(..) => {
+                let socket = of(SockType::SeqPacket)?;
+                sys::holds(&socket, messages::HELD)?;
+                Ok(socket)
+            }
+            _ => of(SockType::Stream),
+        }
+    }
 }
 
 /// An open /dev/vhost-vsock with its context id, for a child to inherit.
@@ -272,6 +288,8 @@ pub fn run(words: &[&str]) {
         ["datagrams", at] => datagrams(at),
         ["volley", to, n, len] => volley(to, number(n), number(len)),
         ["send", address, len] => send(Address::parse(address).reach(), number(len)),
+        ["mirror", address] => Address::parse(address).serve(mirror),
+        ["converse", address, n] => converse(Address::parse(address).reach(), number(n)),
         _ => panic!("peer does not know {words:?}"),
     }
 }

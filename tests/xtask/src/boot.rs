@@ -13,7 +13,7 @@ use guest_kernel::Cache;
 use crate::bed::{Bed, INSIDE, Job};
 use crate::build::{self, Programs};
 use crate::error::{Doing, Error, Result};
-use crate::network::Network;
+use crate::network::{self, Network};
 use crate::{host, kernels};
 
 /// Boot the host's own kernel with a generated initrd.
@@ -57,7 +57,7 @@ impl Boot {
         let initrd = self.initrd(&image, network.as_ref())?;
         let mut words = self.words(&programs, &image, &initrd);
         if let Some(network) = &network {
-            host::need(&[("ip", "iproute2"), ("nft", "nftables")])?;
+            host::need(&network::NEEDS)?;
             words.extend(network.flag());
             words = network.around(words);
         }

@@ -10,6 +10,9 @@ const SCRIPT: &str = include_str!("network.sh");
 /// Sets up the guest's side and becomes the command behind.
 const GUEST: &str = include_str!("network-guest.sh");
 
+/// What the host's side takes: programs and their packages.
+pub(crate) const NEEDS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+
 /// One run's network.
 pub(crate) struct Network {
     id: u8,

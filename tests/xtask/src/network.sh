@@ -6,7 +6,7 @@
 id=$1; shift
 name=kiwi-net$id
 forward=/proc/sys/net/ipv4/ip_forward
-# There while forwarding is on because of us.
+# There while forwarding is on because of us: what turning it on and off changes besides, FILE:VALUE a line.
 turned=/run/kiwi-net-forward
 
 others() { ip netns list | grep -v "^$name\b" | grep -q '^kiwi-net'; }
@@ -17,7 +17,11 @@ undo() {
     ip link del $name 2> /dev/null
     ip netns del $name 2> /dev/null
     # Off again by the last of us, if one of us turned it on.
-    [ -e $turned ] && ! others && { echo 0 > $forward; rm -f $turned; }
+    [ -e $turned ] && ! others && {
+        echo 0 > $forward
+        while IFS=: read -r file value; do [ -e "$file" ] && echo "$value" > "$file"; done < $turned
+        rm -f $turned
+    }
 }
 fail() { echo "xtask: --net: $1" >&2; undo; exit 125; }
 
@@ -35,9 +39,12 @@ ip -n $name tuntap add tap0 mode tap vnet_hdr && ip -n $name address add 172.31.
 ip netns exec $name sh -c "echo 1 > $forward" || fail "the namespace does not forward"
 # One that was killed may have left its mark.
 others || rm -f $turned
-[ "$(cat $forward)" = 0 ] && : > $turned
+[ "$(cat $forward)" = 0 ] &&
+    grep . /proc/sys/net/ipv4/conf/all/accept_redirects /proc/sys/net/ipv4/conf/*/forwarding > $turned
 { echo 1 > $forward; } 2> /dev/null || echo "xtask: --net: this host does not forward; the guest reaches it alone" >&2
-nft -f - 2> /dev/null << EOF || echo "xtask: --net: no address translation here (nft); the guest reaches this host alone" >&2
+refused="nft is not installed"
+# What nft says against it, in several lines, of which the first tells it.
+command -v nft > /dev/null && refused=$(nft -f - 2>&1 << EOF
 table ip $name {
     chain out {
         type nat hook postrouting priority srcnat; policy accept;
@@ -45,6 +52,8 @@ table ip $name {
     }
 }
 EOF
+) || echo "xtask: --net: no address translation here (${refused%%
+*}); the guest reaches this host alone" >&2
 # In the background, for a shell hears of no signal while it waits in front of a command. The command ends, then we do.
 ip netns exec $name "$@" <&0 &
 command=$!

@@ -8,7 +8,7 @@ use crate::bed::{self, Job};
 use crate::build;
 use crate::error::{Doing, Error, Result};
 use crate::kernels::{self, Flavour};
-use crate::{boot, host, image, lint, peer};
+use crate::{boot, host, image, lint, network, peer};
 
 /// Run all of the project's checks and tests.
 #[derive(clap::Args)]
@@ -57,8 +57,10 @@ impl Test {
 
     fn integration(&self) -> Result<Vec<Outcome>> {
         println!("==> integration tests");
-        // What tests of disks and of shared directories make images with, and look at them.
+        // What tests of disks and of shared directories make images with, and look at them; what tests of networks
+        // lay them with.
         host::need(&[("e2fsck", "e2fsprogs"), ("dmsetup", "dmsetup"), ("losetup", "mount")])?;
+        host::need(&network::NEEDS)?;
         let other = peer::virtiofsd()?;
         let executables = build::integration_tests()?;
         let home = host::target().join("testbed").join("suite");

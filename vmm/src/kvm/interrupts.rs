@@ -1,5 +1,6 @@
 //! Message-signalled vectors over KVM's routing table and irqfds: every interrupt of the machine is one.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,25 +59,40 @@ fn errno(e: kvm_ioctls::Error) -> io::Error {
 
 impl MsiSource for IrqLines {
     fn vector(&self) -> io::Result<Box<dyn MsiVector>> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let event = event()?;
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let gsi = (0..MAX_ROUTES)
             .find(|gsi| !routes.messages.contains_key(gsi))
             .ok_or_else(|| io::Error::other("all 4096 interrupt routes are taken"))?;
         routes.messages.insert(gsi, None);
-        Ok(Box::new(Vector { lines: self.clone(), gsi, event, live: AtomicBool::new(false) }))
+        let (lines, lent, live) = (self.clone(), OnceCell::new(), AtomicBool::new(false));
+        Ok(Box::new(Vector { lines, gsi, event, lent, live }))
     }
+}
+
+fn event() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
 struct Vector {
     lines: IrqLines,
     gsi: u32,
     event: EventFd,
-    /// Whether the irqfd is registered.
+    /// Another process's.
+    lent: OnceCell<EventFd>,
+    /// Whether the irqfds are registered.
     live: AtomicBool,
 }
 
 impl Vector {
+    fn events(&self) -> impl Iterator<Item = &EventFd> {
+        std::iter::once(&self.event).chain(self.lent.get())
+    }
+
+    fn register(&self, event: &EventFd) -> io::Result<()> {
+        self.lines.vm.register_irqfd(event, self.gsi).map_err(errno)
+    }
+
     fn route(&self, message: Option<(u64, u32)>) -> io::Result<()> {
         let mut routes = self.lines.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if routes.messages.insert(self.gsi, message) == Some(message) {
@@ -91,18 +107,32 @@ impl MsiVector for Vector {
         &self.event
     }
 
+    fn lend(&self) -> io::Result<EventFd> {
+        if self.lent.get().is_none() {
+            let lent = event()?;
+            if self.live.load(Ordering::Acquire) {
+                self.register(&lent)?;
+            }
+            // There is none: it was looked for.
+            let _ = self.lent.set(lent);
+        }
+        self.lent.get().ok_or(io::ErrorKind::NotFound)?.try_clone()
+    }
+
     fn unmask(&self, address: u64, data: u32) -> io::Result<()> {
         self.route(Some((address, data)))?;
         if !self.live.swap(true, Ordering::AcqRel) {
             // A signal kept while masked is delivered by the registration itself.
-            self.lines.vm.register_irqfd(&self.event, self.gsi).map_err(errno)?;
+            self.events().try_for_each(|event| self.register(event))?;
         }
         Ok(())
     }
 
     fn mask(&self) -> io::Result<()> {
         if self.live.swap(false, Ordering::AcqRel) {
-            self.lines.vm.unregister_irqfd(&self.event, self.gsi).map_err(errno)?;
+            let undo = |event| self.lines.vm.unregister_irqfd(event, self.gsi).map_err(errno);
+            // All of them, whatever becomes of the first.
+            return self.events().map(undo).fold(Ok(()), Result::and);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::confine::Confinement;
 use crate::rate::{self, Limiter, Rates};
 use crate::worker::Worker;
 use request::{DISCARD, ZEROES};
-use work::{CALLS, Engine, Means, Serving};
+use work::{CALLS, Engine, Means, Serving, UNDER_WAY};
 
 pub use disk::{Disk, DiskError, Options};
 
@@ -75,8 +75,10 @@ impl Block {
         engine: impl Fn(&Disk) -> Engine,
     ) -> io::Result<Self> {
         let calls: Vec<_> = CALLS.into_iter().chain(rate::CALLS).collect();
+        let most = UNDER_WAY / usize::from(queues.max(1));
         let lane = |index: u16| {
-            let means = Means { engine: engine(&disk), limiter: Limiter::new(rates.shared_by(queues))? };
+            let limiter = Limiter::new(rates.shared_by(queues))?;
+            let means = Means { engine: engine(&disk), limiter, most };
             let worker = Worker::new(&format!("disk-{index}"), &calls, confinement)?;
             Ok(Lane { means: Some(means), worker })
         };

@@ -123,13 +123,13 @@ pub(super) fn understand(
 /// Bytes of data that a request moves.
 pub(super) fn bytes(step: &Step) -> usize {
     match step {
-        Step::Host(Op::Read { memory, .. } | Op::Write { memory, .. }) => memory.left(),
+        Step::Host(op) => op.left(),
         // Zeros may have to be written; what is given back costs nothing.
         Step::Ranges(ranges) => {
             let zeros = ranges.iter().filter(|range| range.what != Fate::Discard);
             zeros.map(|range| usize::try_from(range.len).unwrap_or(usize::MAX)).sum()
         }
-        _ => 0,
+        Step::Over(_) => 0,
     }
 }
 

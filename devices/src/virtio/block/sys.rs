@@ -79,6 +79,14 @@ pub(super) enum Op {
 }
 
 impl Op {
+    /// Bytes of data that are still to be moved.
+    pub(super) fn left(&self) -> usize {
+        match self {
+            Self::Read { memory, .. } | Self::Write { memory, .. } => memory.left(),
+            Self::Flush => 0,
+        }
+    }
+
     /// Passes over `n` bytes that are done; true if that was all.
     pub(super) fn advance(&mut self, n: usize) -> bool {
         match self {
@@ -153,6 +161,8 @@ pub(super) struct Ring<T> {
     ring: IoUring,
     flights: Vec<Option<(Op, T)>>,
     free: Vec<usize>,
+    /// Of all flights together.
+    bytes: usize,
 }
 
 impl<T> Ring<T> {
@@ -172,12 +182,17 @@ impl<T> Ring<T> {
         ])?;
         submitter.register_enable_rings()?;
         let room = usize::from(room);
-        Ok(Self { ring, flights: (0..room).map(|_| None).collect(), free: (0..room).collect() })
+        Ok(Self { ring, flights: (0..room).map(|_| None).collect(), free: (0..room).collect(), bytes: 0 })
     }
 
     /// Requests the kernel has.
     pub(super) fn in_flight(&self) -> usize {
         self.flights.len() - self.free.len()
+    }
+
+    /// Bytes that the kernel has to move for them.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Queues a request for the next [`Ring::submit`]; it comes back where there is no room for it.
@@ -189,6 +204,7 @@ impl<T> Ring<T> {
         let pushed = unsafe { self.ring.submission().push(&entry) };
         match (pushed, self.flights.get_mut(slot)) {
             (Ok(()), Some(flight)) => {
+                self.bytes += op.left();
                 *flight = Some((op, what));
                 Ok(())
             }
@@ -224,6 +240,7 @@ impl<T> Ring<T> {
         let slot = usize::try_from(done.user_data()).ok()?;
         let (op, what) = self.flights.get_mut(slot)?.take()?;
         self.free.push(slot);
+        self.bytes -= op.left();
         let result = done.result();
         Some((op, what, usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))))
     }

@@ -419,6 +419,24 @@ fn a_reset_with_requests_under_way_leaves_memory_alone_afterwards() {
 }
 
 #[test]
+fn more_than_may_be_under_way_at_once_is_done_all_the_same() {
+    for (by, over) in WAYS {
+        let image = image(1 << 20);
+        // Each of them has a share of what may be under way, and this one gets four times as much to do.
+        let device = block(open(&image, &Options::default()), 8, Rates::default(), by);
+        let mut driver = Driver::new(Box::new(device), over);
+        driver.start(u64::MAX);
+        for _ in 0..60 {
+            offer(&mut driver, 0, IN, 0, &Data::In(512 << 10));
+        }
+        driver.notify(0);
+        for _ in 0..60 {
+            assert_eq!(end(&mut driver, 0, &Data::In(512 << 10)).0, 0);
+        }
+    }
+}
+
+#[test]
 fn a_run_away_index_needs_a_reset() {
     for (by, over) in WAYS {
         let mut driver = live(open(&image(4096), &Options::default()), by, over);

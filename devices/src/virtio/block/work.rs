@@ -40,6 +40,9 @@ pub(super) const CALLS: [Call; 7] = [
 /// Bytes that are moved by plain calls before whoever wants the queue stopped is heard.
 const TURN: usize = 32 << 20;
 
+/// Bytes of a disk's requests that the host has at once, unless a single one has more: a reset waits for all of them.
+pub(super) const UNDER_WAY: usize = 64 << 20;
+
 /// How requests get to the host.
 pub(super) enum Engine {
     /// Many at once.
@@ -80,6 +83,20 @@ pub(super) enum Broken {
 pub(super) struct Means {
     pub(super) engine: Engine,
     pub(super) limiter: Limiter,
+    /// This queue's share of [`UNDER_WAY`].
+    pub(super) most: usize,
+}
+
+impl Means {
+    /// Whether `step` may be under way beside those that are.
+    fn has_room(&self, step: &Step) -> bool {
+        match (&self.engine, step) {
+            (Engine::Ring(ring), Step::Host(op)) => {
+                ring.bytes() == 0 || ring.bytes() + op.left() <= self.most
+            }
+            _ => true,
+        }
+    }
 }
 
 /// What the thread owns.
@@ -90,7 +107,7 @@ pub(super) struct Serving {
     pub(super) features: Features,
     pub(super) ram: GuestRam,
     pub(super) needs_reset: Interrupt,
-    /// A request that the limits hold back; none is taken from the queue before it.
+    /// A request that limits hold back, or that waits for those under way; none is taken from the queue before it.
     pub(super) held: Option<(Chain, Step)>,
     /// The driver or the host broke the rules: the queue is not touched any more.
     pub(super) broken: bool,
@@ -157,7 +174,8 @@ impl Serving {
                 continue;
             }
             self.submit()?;
-            if self.reap(&ram)? {
+            let was_full = self.is_full();
+            if self.reap(&ram)? || (was_full && !self.is_full()) {
                 continue;
             }
             // While a request is held back a kick would change nothing.
@@ -185,12 +203,17 @@ impl Serving {
             },
         };
         let bytes = request::bytes(&step);
-        if !self.means.limiter.take(bytes) {
+        if !self.means.has_room(&step) || !self.means.limiter.take(bytes) {
             self.held = Some((chain, step));
             return Ok(None);
         }
         self.begin(chain, step, ram)?;
         Ok(Some(bytes))
+    }
+
+    /// Whether the request that is held back waits for those under way.
+    fn is_full(&self) -> bool {
+        self.held.as_ref().is_some_and(|(_, step)| !self.means.has_room(step))
     }
 
     fn begin(&mut self, chain: Chain, step: Step, ram: &Mapped) -> Result<(), Broken> {
@@ -316,5 +339,89 @@ fn status_of(done: io::Result<()>) -> Status {
             crate::warn_of_guest!("the host did not do what a disk's driver asked for: {why}");
             Status::IoError
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::super::disk::Options;
+    use super::*;
+    use crate::addr::QueueIndex;
+    use crate::rate::Rates;
+    use crate::testing;
+    use crate::virtio::{Progress, QueueGrant};
+
+    const HEADER: u64 = 0x1000;
+    const DATA: u64 = 0x8_0000;
+    const LEN: u32 = 256 << 10;
+    const RING: u64 = 0x1000_0000;
+
+    /// A thread's work on a ring with `requests` reads of [`LEN`] bytes, of which `most` bytes may be under way.
+    fn serving(disk: Disk, requests: usize, most: usize) -> Serving {
+        let ram = testing::ram();
+        // A header of zeros: a read of the first sectors.
+        let mut ring = testing::Ring::new(&ram, super::super::QUEUE_SIZE, RING);
+        for _ in 0..requests {
+            ring.add(&[
+                testing::Buffer { at: HEADER, len: 16, writable: false },
+                testing::Buffer { at: DATA, len: LEN, writable: true },
+                testing::Buffer { at: HEADER + 16, len: 1, writable: true },
+            ]);
+        }
+        let grant = QueueGrant {
+            index: QueueIndex(0),
+            ring: ring.layout,
+            kick: EventFd::new(EFD_NONBLOCK).expect("an eventfd"),
+            call: Interrupt::none(),
+            from: Progress::default(),
+        };
+        let features = Features(0);
+        let queue = Queue::open(grant, &ram.memory(), features).expect("a queue");
+        let engine = Ring::new(&disk.file, super::super::QUEUE_SIZE).expect("a kernel with io_uring");
+        let limiter = Limiter::new(Rates::default()).expect("no limits");
+        Serving {
+            queue,
+            means: Means { engine: Engine::Ring(Box::new(engine)), limiter, most },
+            disk: Arc::new(disk),
+            features,
+            ram,
+            needs_reset: Interrupt::none(),
+            held: None,
+            broken: false,
+        }
+    }
+
+    fn disk() -> Disk {
+        let image = tempfile::NamedTempFile::new().expect("a file");
+        image.as_file().set_len(LEN.into()).expect("its size");
+        Disk::open(image.path(), &Options::default()).expect("a disk")
+    }
+
+    #[test]
+    fn what_is_under_way_is_bounded_and_what_waits_is_done_in_the_end() {
+        let len = LEN as usize;
+        let mut work = serving(disk(), 4, 2 * len);
+        let ram = work.ram.memory();
+        let taken = [(); 3].map(|()| work.begin_next(&ram).expect("a queue that is not broken"));
+        assert_eq!(taken, [Some(len), Some(len), None]);
+        assert!(work.is_full());
+        while work.queue.progress().next_used < 4 {
+            work.wait_for_one();
+            work.serve().expect("a queue that is not broken");
+        }
+        assert!(work.held.is_none() && !work.is_full());
+    }
+
+    #[test]
+    fn a_request_that_is_larger_than_the_bound_is_done_alone() {
+        let len = LEN as usize;
+        let mut work = serving(disk(), 2, len / 2);
+        let ram = work.ram.memory();
+        let taken = [(); 2].map(|()| work.begin_next(&ram).expect("a queue that is not broken"));
+        assert_eq!(taken, [Some(len), None]);
+        work.over();
+        assert_eq!(work.queue.progress(), Progress { next_avail: 2, next_used: 2 });
     }
 }

@@ -32,8 +32,8 @@ const STEPS: [(u8, u8); 4] = [
 
 /// What only the transport knows: its interrupts and where its doorbells are.
 pub(super) trait Wiring {
-    /// The interrupt for used buffers of `queue`.
-    fn call(&self, queue: QueueIndex) -> Interrupt;
+    /// The interrupt for used buffers of `queue`; with `lent` another process raises it as well.
+    fn call(&self, queue: QueueIndex, lent: bool) -> Interrupt;
     /// The interrupt for configuration changes.
     fn config_changed(&self) -> Interrupt;
     /// The register that rings for `queue`; `None` while it has no address.
@@ -300,7 +300,7 @@ impl Core {
                 ring: queue.layout,
                 from: Progress::default(),
                 kick: kick.try_clone().map_err(clone)?,
-                call: wiring.call(QueueIndex(index)),
+                call: wiring.call(QueueIndex(index), self.device.lends()),
             });
         }
         Ok(grants)

@@ -41,7 +41,7 @@ struct Wires {
 
 impl Wiring for Wires {
     /// The interrupt itself, so that a backend outside of this process can raise it: see [`MmioTransport::cause`].
-    fn call(&self, _queue: QueueIndex) -> Interrupt {
+    fn call(&self, _queue: QueueIndex, _lent: bool) -> Interrupt {
         self.interrupt.clone()
     }
 
@@ -59,7 +59,8 @@ impl Wiring for Wires {
 }
 
 impl MmioTransport {
-    /// `device` behind a page of registers at `base`, with `interrupt` for everything.
+    /// `device` behind a page of registers at `base`, with `interrupt` for everything; one that has something to lend
+    /// where the device lends it.
     pub fn new(device: Box<dyn VirtioDevice>, host: Host, base: u64, interrupt: Interrupt) -> Self {
         let wires = Wires { base, interrupt, pending: Arc::default() };
         Self { core: Core::new(device, host), wires }

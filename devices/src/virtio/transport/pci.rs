@@ -74,8 +74,9 @@ struct Wires {
 }
 
 impl Wiring for Wires {
-    fn call(&self, queue: QueueIndex) -> Interrupt {
-        self.msix.interrupt(self.queue_vectors.get(usize::from(queue.0)).copied().unwrap_or(NO_VECTOR))
+    fn call(&self, queue: QueueIndex, lent: bool) -> Interrupt {
+        let vector = self.queue_vectors.get(usize::from(queue.0)).copied().unwrap_or(NO_VECTOR);
+        if lent { self.msix.lent_interrupt(vector) } else { self.msix.interrupt(vector) }
     }
 
     fn config_changed(&self) -> Interrupt {

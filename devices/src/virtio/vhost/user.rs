@@ -294,7 +294,7 @@ impl Daemon {
             log_addr: None,
         };
         self.frontend.set_vring_addr(queue, &config)?;
-        self.frontend.set_vring_call(queue, grant.call.eventfd().unwrap_or(&self.unheard))?;
+        self.frontend.set_vring_call(queue, grant.call.lent().unwrap_or(&self.unheard))?;
         Ok(self.frontend.set_vring_kick(queue, &grant.kick)?)
     }
 

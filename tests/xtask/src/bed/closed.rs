@@ -137,7 +137,7 @@ impl Bed {
         archive.file("job", 0o644, job);
         archive.file("bin/busybox", 0o755, busybox()?);
         archive.char_device("dev/console", (5, 1));
-        super::add_modules(&mut archive, &self.tree()?, &MODULES)?;
+        super::add_modules(&mut archive, &self.tree()?, &MODULES, "order")?;
         archive.to_bytes().doing("writing the bed's initrd")
     }
 

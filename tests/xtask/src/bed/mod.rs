@@ -71,6 +71,10 @@ const LATE: [&str; 2] = ["nft_chain_nat", "nft_masq"];
 /// The L1's own command line. One emulated CPU: with two, a guest hangs now and then.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
 
+/// The emulator, and the variable that names another one: see docs/testbed.md.
+const QEMU: &str = "qemu-system-x86_64";
+const EMULATOR: &str = "KIWI_BED_QEMU";
+
 /// Set in every process of the bed.
 pub(crate) const INSIDE: &str = "KIWI_TESTBED";
 
@@ -110,7 +114,7 @@ impl Job {
 impl Bed {
     /// Installs, downloads and builds what is missing.
     pub(crate) fn prepare() -> Result<Self> {
-        host::need(&[("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")])?;
+        host::need(&[(QEMU, "qemu-system-x86"), ("busybox", "busybox-static")])?;
         let home = host::target().join("testbed");
         fs::create_dir_all(&home).doing(format_args!("making {}", home.display()))?;
         let source = kernels::debian(Flavour::Generic61)?;
@@ -157,7 +161,7 @@ impl Bed {
 
     /// The emulated machine, without a command line or a second serial port yet.
     fn emulator(&self, initrd: &Path, console: &Path, memory: &str) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = Command::new(std::env::var_os(EMULATOR).unwrap_or_else(|| QEMU.into()));
         qemu.args(["-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm", "-M", "q35", "-smp", "1"])
             .args(["-m", memory, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .arg("-kernel")

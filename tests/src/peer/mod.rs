@@ -123,7 +123,7 @@ impl Address {
         match self {
             Self::Seqpacket(..) => {
                 let socket = of(SockType::SeqPacket)?;
-                sys::holds(&socket, messages::HELD)?;
+                sys::holds(&socket, messages::HELD as u64)?;
                 Ok(socket)
             }
             _ => of(SockType::Stream),

@@ -23,5 +23,5 @@ pub(super) const FILES: Setting = Setting { name: "files", init: INIT, job: JOB,
 
 fn more(load: &mut Load) -> Result<()> {
     load.copy(&build::programs()?.virtiofsd, "/kiwi-virtiofsd", 0o755)?;
-    load.program(&peer::virtiofsd()?, "/virtiofsd")
+    load.program(&peer::virtiofsd_at_its_best()?, "/virtiofsd")
 }

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// By which a guest knows the directory that is shared with it.
+const TAG: &str = "src";
+
 /// All devices that a sandbox may have: a network on a tap that is there, sockets, a disk, and idle ones beside them; machines at the same time have different numbers.
 #[derive(Clone, Debug)]
 pub struct Devices {
@@ -71,6 +74,31 @@ impl Devices {
             "null,id=null0".to_owned(),
             "-device".to_owned(),
             "virtconsole,chardev=null0".to_owned(),
+        ]
+        .into()
+    }
+
+    /// Our words for a directory, served at `socket`, and sockets to give orders by.
+    pub fn kiwi_sharing(&self, socket: &Path, _: u32) -> Vec<String> {
+        let (cid, share) = (self.cid().to_string(), format!("tag={TAG},socket={}", socket.display()));
+        ["--transport", "pci", "--vsock", &cid, "--fs", &share].map(str::to_owned).into()
+    }
+
+    /// QEMU's words for the same. The daemon maps the guest's memory, `mib` MiB, which must be a file for that; ours becomes
+    /// one by itself.
+    pub fn qemu_sharing(&self, socket: &Path, mib: u32) -> Vec<String> {
+        let modern = "disable-legacy=on";
+        [
+            "-object".to_owned(),
+            format!("memory-backend-memfd,id=memory,size={mib}M,share=on"),
+            "-machine".to_owned(),
+            "memory-backend=memory".to_owned(),
+            "-device".to_owned(),
+            format!("vhost-vsock-pci,guest-cid={},{modern}", self.cid()),
+            "-chardev".to_owned(),
+            format!("socket,id=fs0,path={}", socket.display()),
+            "-device".to_owned(),
+            format!("vhost-user-fs-pci,chardev=fs0,tag={TAG}"),
         ]
         .into()
     }

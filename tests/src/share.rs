@@ -124,7 +124,7 @@ impl Share {
         self.place.path()
     }
 
-    /// Our daemon itself: process 1 of its namespace, a child of the process that waits for it.
+    /// The daemon itself: process 1 of its namespace, a child of the process that waits for it.
     pub fn inside(&self) -> u32 {
         let first = |child: &u32| status_field(*child, "NSpid").is_some_and(|pids| pids.ends_with("\t1"));
         let find = || children(self.daemon.id()).into_iter().find(first);

@@ -8,6 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::{Server, Share, TestVm, until, wait};
 
+/// The device is the same whoever serves it, so one transport does for the other daemon.
+const EACH: [(&str, Server); 3] = [("pci", Server::Ours), ("mmio", Server::Ours), ("pci", Server::Theirs)];
+
 fn both(check: impl Fn(&str)) {
     check("pci");
     check("mmio");
@@ -15,8 +18,8 @@ fn both(check: impl Fn(&str)) {
 
 #[test]
 fn a_daemon_that_is_killed_leaves_errors_to_the_guest_and_one_line() {
-    both(|transport| {
-        let share = Share::new(&["--cache=never"]);
+    for (transport, server) in EACH {
+        let share = Share::by(server, &["--cache=never"]);
         let script = "touch /mnt/ready; dd if=/dev/zero of=/mnt/big bs=64k count=100000 2>/dev/null; echo dd $?; \
                       ls /mnt 2>/dev/null; echo ls $?; echo x > /mnt/x; echo alive";
         let machine = share.vm(transport).command(&["sh", "-c", script]);
@@ -29,16 +32,16 @@ fn a_daemon_that_is_killed_leaves_errors_to_the_guest_and_one_line() {
         outcome.assert_status(0);
         assert!(
             outcome.output.starts_with("dd 1\nls 1\n") && outcome.output.ends_with("alive\n"),
-            "{outcome}"
+            "{server:?} over {transport}: {outcome}"
         );
         let lines = outcome.errors.lines().filter(|line| line.contains("is lost")).count();
-        assert_eq!(lines, 1, "{outcome}");
-    });
+        assert_eq!(lines, 1, "{server:?} over {transport}: {outcome}");
+    }
 }
 
 #[test]
 fn a_daemon_started_anew_is_found_by_a_driver_that_starts_anew() {
-    for (transport, server) in [("pci", Server::Ours), ("mmio", Server::Ours), ("pci", Server::Theirs)] {
+    for (transport, server) in EACH {
         let mut share = Share::by(server, &["--cache=never"]);
         let script = "touch /mnt/ready 2>/dev/null; while ls /mnt >/dev/null 2>&1; do sleep 0.1; done; umount /mnt; \
                       cd /sys/bus/virtio/drivers/virtiofs; d=$(ls -d virtio*); \
@@ -75,19 +78,21 @@ fn the_driver_is_unbound_and_bound_again_a_hundred_times_under_load() {
 
 #[test]
 fn a_daemon_that_hangs_does_not_keep_the_machine_from_ending() {
-    let share = Share::new(&[]);
-    let machine = share.vm("pci").command(&["sh", "-c", "touch /mnt/ready; while :; do ls /mnt; done"]);
-    let running = machine.start();
-    until("the guest is ready", || share.dir().join("ready").exists());
-    let inside = Pid::from_raw(i32::try_from(share.inside()).expect("a process id"));
-    kill(inside, Signal::SIGSTOP).expect("it is there");
-    let begun = Instant::now();
-    kill(Pid::from_raw(i32::try_from(running.id()).expect("a process id")), Signal::SIGTERM)
-        .expect("it is there");
-    let outcome = wait(running, Duration::from_secs(120));
-    outcome.assert_ended_by(15);
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
-    kill(inside, Signal::SIGKILL).expect("it is there");
+    for server in Server::ALL {
+        let share = Share::by(server, &[]);
+        let machine = share.vm("pci").command(&["sh", "-c", "touch /mnt/ready; while :; do ls /mnt; done"]);
+        let running = machine.start();
+        until("the guest is ready", || share.dir().join("ready").exists());
+        let inside = Pid::from_raw(i32::try_from(share.inside()).expect("a process id"));
+        kill(inside, Signal::SIGSTOP).expect("it is there");
+        let begun = Instant::now();
+        kill(Pid::from_raw(i32::try_from(running.id()).expect("a process id")), Signal::SIGTERM)
+            .expect("it is there");
+        let outcome = wait(running, Duration::from_secs(120));
+        outcome.assert_ended_by(15);
+        assert!(begun.elapsed() < Duration::from_secs(30), "{server:?}: {:?}", begun.elapsed());
+        kill(inside, Signal::SIGKILL).expect("it is there");
+    }
 }
 
 #[test]

@@ -101,6 +101,7 @@ fn files_do_what_posix_says_in_every_cache_and_with_every_number_of_threads() {
     for server in Server::ALL {
         for transport in ["pci", "mmio"] {
             holds(transport, server, Place::Disk, &all, 1200);
+            println!("{server:?} over {transport}: all {} hold", all.len());
         }
     }
 }

@@ -11,9 +11,9 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 /// What is stamped, and aligned for O_DIRECT.
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 /// The largest request.
-const LARGEST: usize = 128 << 10;
+pub(super) const LARGEST: usize = 128 << 10;
 
 /// Requests for the guest's first disk.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct Disk {
 }
 
 #[repr(align(4096))]
-struct Buffer([u8; LARGEST]);
+pub(super) struct Buffer(pub(super) [u8; LARGEST]);
 
 /// Writes a disk's image of `len` bytes.
 ///
@@ -62,11 +62,8 @@ impl Disk {
         let places = disk.seek(SeekFrom::End(0))? / self.bytes as u64;
         let mut buffer = Box::new(Buffer([0x5a; LARGEST]));
         let bytes = buffer.0.get_mut(..self.bytes).ok_or(io::ErrorKind::InvalidInput)?;
-        let mut sequence = thread + 1;
-        for n in 0..self.requests {
-            sequence =
-                sequence.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let place = if self.random { sequence >> 33 } else { n };
+        for (n, random) in (0..).zip(sequence(thread + 1, self.requests)) {
+            let place = if self.random { random } else { n };
             self.one(&disk, place.checked_rem(places).unwrap_or(0) * bytes.len() as u64, bytes)?;
         }
         Ok(())
@@ -83,6 +80,13 @@ impl Disk {
         }
         Err(io::Error::other(format!("what was read at {at} belongs elsewhere")))
     }
+}
+
+/// Numbers without order, the same for the same `seed`.
+pub(super) fn sequence(seed: u64, len: u64) -> impl Iterator<Item = u64> {
+    let next = |n: &u64| n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    let all = std::iter::successors(Some(next(&seed)), move |n| Some(next(n))).map(|n| n >> 33);
+    (0..len).zip(all).map(|(_, n)| n)
 }
 
 fn stamp(block: &mut [u8], at: u64) {

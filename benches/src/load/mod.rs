@@ -8,6 +8,7 @@
 
 mod datagrams;
 mod disk;
+mod files;
 mod order;
 mod stream;
 
@@ -20,6 +21,7 @@ use tests::peer::{self, Address};
 
 pub use datagrams::{BURST, Datagrams};
 pub use disk::{Disk, image};
+pub use files::{Files, Kind, MOUNTED};
 pub use order::{Order, ask};
 pub use stream::{pull, push};
 

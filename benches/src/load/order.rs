@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::Disk;
+use super::{Disk, Files};
 
 const DONE: &str = "done";
 
@@ -14,6 +14,8 @@ const DONE: &str = "done";
 pub enum Order {
     /// Requests to its disk.
     Disk(Disk),
+    /// Work in its shared directory.
+    Files(Files),
     /// To end, which needs no answer.
     End,
 }
@@ -41,6 +43,7 @@ pub(super) fn obey(connection: File) {
     while let Ok(1..) = connection.read_line(&mut line) {
         let done = match serde_json::from_str(&line) {
             Ok(Order::Disk(disk)) => disk.work(),
+            Ok(Order::Files(files)) => files.work(),
             Ok(Order::End) => std::process::exit(0),
             Err(why) => Err(why.into()),
         };

@@ -39,18 +39,35 @@ type Job = (usize, Ring, Request);
 /// Requests that are out, of one queue.
 #[derive(Debug, Default)]
 struct Out {
-    count: Mutex<usize>,
-    fewer: Condvar,
+    taken: Mutex<Taken>,
+    none: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    count: usize,
+    /// Whether somebody waits for none to be left. To wake one that may not be there is a system call for each request.
+    is_awaited: bool,
 }
 
 impl Out {
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one_back(&self) {
+        let mut taken = self.lock();
+        taken.count -= 1;
+        if taken.count == 0 && taken.is_awaited {
+            self.none.notify_all();
+        }
     }
 
     fn wait_for_none(&self) {
-        let none = self.fewer.wait_while(self.lock(), |count| *count > 0);
-        drop(none.unwrap_or_else(PoisonError::into_inner));
+        let mut taken = self.lock();
+        taken.is_awaited = true;
+        let none = self.none.wait_while(taken, |taken| taken.count > 0);
+        none.unwrap_or_else(PoisonError::into_inner).is_awaited = false;
     }
 }
 
@@ -77,16 +94,16 @@ impl Backend {
         let Some(memory) = self.memory() else { return Ok(None) };
         let out = self.out.get(queue).ok_or(io::ErrorKind::NotFound)?;
         // The ring is looked at under the count's lock, so that who has stopped it waits for what was taken before.
-        let mut count = out.lock();
+        let mut taken = out.lock();
         let mut state = ring.get_mut();
         let state = state.get_queue_mut();
         let request = memory.next(state)?;
-        if request.is_some() && *count >= usize::from(state.size()) {
+        if request.is_some() && taken.count >= usize::from(state.size()) {
             // No driver has so many buffers; one that says so could have the pool's requests grow without end.
             state.set_ready(false);
             return Err(io::Error::other("more requests were made at once than it has room for"));
         }
-        *count += usize::from(request.is_some());
+        taken.count += usize::from(request.is_some());
         Ok(request)
     }
 
@@ -101,8 +118,7 @@ impl Backend {
             log::warn!("the guest's ring is broken: {why}");
         }
         if let Some(out) = self.out.get(*queue) {
-            *out.lock() -= 1;
-            out.fewer.notify_all();
+            out.one_back();
         }
     }
 

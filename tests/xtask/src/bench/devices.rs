@@ -28,54 +28,71 @@ const JOB: &str = r#"b=/bin/busybox
 for n in 1 2; do
   $b tunctl -t tap$n && $b ip address add 10.0.$n.1/24 dev tap$n && $b ip link set tap$n up || exit 1
 done
-export TMPDIR=/tmp CARGO_TARGET_DIR=/tmp/criterion RUST_BACKTRACE=0
 exec /devices --bench"#;
 
+/// What a benchmark of machines that live is about.
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    /// The guest's process 1, and the bed's job, behind its variables.
+    pub(super) init: &'static str,
+    pub(super) job: &'static str,
+    /// What the bed needs besides.
+    pub(super) more: fn(&mut Load) -> Result<()>,
+}
+
+pub(super) const DEVICES: Setting = Setting { name: "devices", init: INIT, job: JOB, more: |_| Ok(()) };
+
 /// Runs the benchmark and holds it against QEMU.
-pub(super) fn run(only: Option<&str>, wall: bool) -> Result<u8> {
+pub(super) fn run(what: &Setting, only: Option<&str>, wall: bool) -> Result<u8> {
     let clock = if wall { Clock::Wall } else { Clock::Instructions };
     let mut lines = Vec::new();
-    Bed::prepare()?.run_closed(load(only)?, clock, super::LIMIT, |line| {
-        match serde_json::from_str::<DeviceLine>(line) {
+    Bed::prepare()?.run_closed(
+        load(what, only)?,
+        clock,
+        super::LIMIT,
+        |line| match serde_json::from_str::<DeviceLine>(line) {
             Ok(line) => lines.push(line),
             Err(_) => eprintln!("bed: {line}"),
-        }
-    })?;
+        },
+    )?;
     if lines.is_empty() {
         return Err(Error::new("the benchmark measured nothing"));
     }
     let text = table(&lines);
     println!("{text}");
-    let file = host::target().join("bench-devices.txt");
+    let file = host::target().join(format!("bench-{}.txt", what.name));
     std::fs::write(&file, &text).doing(format_args!("writing {}", file.display()))?;
     Ok(u8::from(text.contains(MISSED)))
 }
 
-fn load(only: Option<&str>) -> Result<Load> {
+fn load(what: &Setting, only: Option<&str>) -> Result<Load> {
     let (programs, source) = (build::programs()?, kernels::debian(Flavour::Cloud61)?);
     let only = only.unwrap_or_default().replace('\'', r"'\''");
     let qemu = measure::QEMU_WORDS.join(" ");
     let cmdline = measure::default_cmdline()?;
     let mut load = Load::new(&format!(
-        "export KIWI_VMM=/vmm KIWI_KERNEL=/vmlinux KIWI_INITRD=/initrd KIWI_QEMU='{qemu}' KIWI_CMDLINE='{cmdline}' KIWI_ONLY='{only}'\n{JOB}"
+        "export KIWI_VMM=/vmm KIWI_KERNEL=/vmlinux KIWI_INITRD=/initrd KIWI_QEMU='{qemu}' KIWI_CMDLINE='{cmdline}'\n\
+         export KIWI_WHAT={} KIWI_ONLY='{only}' TMPDIR=/tmp CARGO_TARGET_DIR=/tmp/criterion RUST_BACKTRACE=0\n{}",
+        what.name, what.job
     ));
     load.copy(&programs.vmm, "/vmm", 0o755)?;
     load.copy(&build::bench("devices")?, "/devices", 0o755)?;
     load.copy(&kernels::unpacked(&source)?, "/vmlinux", 0o644)?;
     let image = boot::image(&source, &programs, &host::target().join("guest"))?;
     let base = std::fs::read(&image.initrd).doing(format_args!("reading {}", image.initrd.display()))?;
-    load.file("/initrd", 0o644, initrd(base)?);
+    load.file("/initrd", 0o644, initrd(base, what.init)?);
     measure::qemu(&mut load)?;
+    (what.more)(&mut load)?;
     Ok(load)
 }
 
 /// An image's initrd with the program behind, and an init of our own in place of the image's.
-fn initrd(mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+fn initrd(mut bytes: Vec<u8>, init: &str) -> Result<Vec<u8>> {
     let program = build::of_benches("load")?;
     let program = std::fs::read(&program).doing(format_args!("reading {}", program.display()))?;
     let mut archive = guest::Archive::new();
     archive.file("bin/load", 0o755, program);
-    archive.file("init", 0o755, INIT);
+    archive.file("init", 0o755, init);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes.extend(archive.to_bytes().doing("packing the program")?);
     Ok(bytes)

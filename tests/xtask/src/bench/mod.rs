@@ -1,6 +1,8 @@
-//! `cargo xtask bench`: comparisons with QEMU under criterion, of boots where guests run and of devices in the closed bed.
+//! `cargo xtask bench`: comparisons with QEMU under criterion, of boots where guests run, of devices and of shared
+//! directories in the closed bed.
 
 mod devices;
+mod files;
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -19,7 +21,7 @@ pub(crate) struct Bench {
     /// Only the work whose name contains this
     #[arg(long)]
     only: Option<String>,
-    /// Devices on this machine's clock instead of the instruction clock
+    /// Devices and files on this machine's clock instead of the instruction clock
     #[arg(long)]
     wall: bool,
 }
@@ -30,16 +32,19 @@ enum What {
     Boot,
     /// Network, vsock and disk, on the instruction clock; fails where ours is the slower
     Devices,
+    /// A shared directory, on the instruction clock; fails where ours is the slower
+    Files,
 }
 
-/// How long some forty boots may take, or all work of all devices.
+/// How long some forty boots may take, or all work of all devices or of files.
 const LIMIT: Duration = Duration::from_secs(3600);
 
 impl Bench {
     pub(crate) fn run(self) -> Result<u8> {
         match self.what {
             What::Boot => boots(self.only),
-            What::Devices => devices::run(self.only.as_deref(), self.wall),
+            What::Devices => devices::run(&devices::DEVICES, self.only.as_deref(), self.wall),
+            What::Files => devices::run(&files::FILES, self.only.as_deref(), self.wall),
         }
     }
 }

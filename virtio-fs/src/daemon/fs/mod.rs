@@ -14,6 +14,7 @@ mod attributes;
 mod credentials;
 mod directory;
 mod extended;
+mod lately;
 mod nodes;
 mod sys;
 mod trouble;
@@ -34,6 +35,7 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags};
 
 use super::options::{Cache, Options};
 use credentials::{Creator, Modest};
+use lately::{Lately, Mark};
 use nodes::{Handles, Key, Node, Nodes, ROOT};
 use trouble::Trouble;
 
@@ -68,6 +70,7 @@ pub struct Shared {
     agreed: Agreed,
     nodes: Nodes,
     handles: Handles,
+    lately: Lately,
     /// `/proc/self/fd`, by which a descriptor that only names its file is opened.
     descriptors: OwnedFd,
     trouble: Trouble,
@@ -116,8 +119,8 @@ impl Shared {
             direct_io: options.direct_io,
         };
         let nodes = Nodes::new(root, key(&st, mount));
-        let (agreed, handles, trouble) = (Agreed::default(), Handles::default(), Trouble::default());
-        Ok(Self { manner, agreed, nodes, handles, descriptors, trouble })
+        let (agreed, handles, lately) = (Agreed::default(), Handles::default(), Lately::default());
+        Ok(Self { manner, agreed, nodes, handles, lately, descriptors, trouble: Trouble::default() })
     }
 
     /// Prepares the calling thread, once: its own folder, which `extended` needs, and its own mask.
@@ -192,25 +195,31 @@ impl Shared {
 
     /// Looks `name` up in `parent`, however it is written.
     fn find(&self, parent: &Node, name: &CStr) -> io::Result<Entry> {
+        let mark = Mark::new(&parent.key, name);
+        if self.lately.guess(mark).is_some_and(|number| self.nodes.has(number)) {
+            let (attr, mount) = sys::stat_in(parent, name)?;
+            if let Some(number) = self.nodes.known(&key(&attr, mount)) {
+                return Ok(self.entry(parent, number, attr, mount));
+            }
+        }
         let file = sys::open(parent, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
-        self.found(parent, file)
+        let entry = self.found(parent, file)?;
+        self.lately.note(mark, entry.inode);
+        Ok(entry)
     }
 
     fn found(&self, parent: &Node, file: OwnedFd) -> io::Result<Entry> {
         let (attr, mount) = sys::stat(&file)?;
-        let key = key(&attr, mount);
+        let number = self.nodes.found(file, key(&attr, mount), attr.st_mode);
+        Ok(self.entry(parent, number, attr, mount))
+    }
+
+    fn entry(&self, parent: &Node, inode: u64, attr: stat64, mount: u64) -> Entry {
         let is_submount = attr.st_mode & libc::S_IFMT == libc::S_IFDIR
             && mount != parent.key.mount
             && self.agreed.submounts.load(Ordering::Relaxed);
-        let timeout = self.manner.cache.timeout();
-        Ok(Entry {
-            inode: self.nodes.found(file, key, attr.st_mode),
-            generation: 0,
-            attr,
-            attr_flags: if is_submount { IS_SUBMOUNT } else { 0 },
-            attr_timeout: timeout,
-            entry_timeout: timeout,
-        })
+        let (timeout, attr_flags) = (self.manner.cache.timeout(), if is_submount { IS_SUBMOUNT } else { 0 });
+        Entry { inode, generation: 0, attr, attr_flags, attr_timeout: timeout, entry_timeout: timeout }
     }
 
     fn unlink_in(&self, parent: u64, name: &CStr, flag: UnlinkatFlags) -> io::Result<()> {

@@ -45,6 +45,12 @@ impl Node {
         matches!(self.kind, libc::S_IFREG | libc::S_IFDIR)
     }
 
+    /// How often it was looked up and not forgotten.
+    #[cfg(test)]
+    pub(super) fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
     /// Whether it is a symbolic link.
     pub(super) fn is_link(&self) -> bool {
         self.kind == libc::S_IFLNK
@@ -92,14 +98,18 @@ impl Nodes {
         self.read().nodes.get(&number).cloned().ok_or_else(stale)
     }
 
+    /// Whether there is such a node.
+    pub(super) fn has(&self, number: u64) -> bool {
+        self.read().nodes.contains_key(&number)
+    }
+
     /// Notes that the guest has looked up `file`; its number.
     pub(super) fn found(&self, file: OwnedFd, key: Key, mode: u32) -> u64 {
-        // Counted under the lock, so that nobody forgets the node in between.
-        if let Some(number) = self.again(&self.read(), &key) {
+        if let Some(number) = self.known(&key) {
             return number;
         }
         let mut table = self.write();
-        if let Some(number) = self.again(&table, &key) {
+        if let Some(number) = again(&table, &key) {
             return number;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -110,10 +120,10 @@ impl Nodes {
         number
     }
 
-    fn again(&self, table: &Table, key: &Key) -> Option<u64> {
-        let number = *table.numbers.get(key)?;
-        table.nodes.get(&number)?.lookups.fetch_add(1, Ordering::Relaxed);
-        Some(number)
+    /// Notes that the guest has looked up the file `key`, if it knows it already; its number.
+    pub(super) fn known(&self, key: &Key) -> Option<u64> {
+        // Counted under the lock, so that nobody forgets the node in between.
+        again(&self.read(), key)
     }
 
     /// Notes that the guest has forgotten `count` lookups of each node.
@@ -150,6 +160,12 @@ impl Nodes {
     pub(super) fn len(&self) -> usize {
         self.read().nodes.len()
     }
+}
+
+fn again(table: &Table, key: &Key) -> Option<u64> {
+    let number = *table.numbers.get(key)?;
+    table.nodes.get(&number)?.lookups.fetch_add(1, Ordering::Relaxed);
+    Some(number)
 }
 
 /// A file that the guest has open, and of which node.

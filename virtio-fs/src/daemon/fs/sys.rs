@@ -25,14 +25,20 @@ pub(super) fn open(dir: &impl AsFd, name: &CStr, flags: i32, mode: u32) -> io::R
 
 /// What there is to know of an open file, and the mount it is on.
 pub(super) fn stat(file: &impl AsFd) -> io::Result<(libc::stat64, u64)> {
+    stat_in(file, c"")
+}
+
+/// The same of `name` in `dir`, or of `dir` itself where there is no name.
+pub(super) fn stat_in(dir: &impl AsFd, name: &CStr) -> io::Result<(libc::stat64, u64)> {
     let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
-    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
+    // As a descriptor that only names its file: nothing is followed, and nothing mounted by that.
+    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
     // SAFETY: a structure of plain numbers.
     let mut x: libc::statx = unsafe { std::mem::zeroed() };
-    let (fd, none) = (file.as_fd().as_raw_fd(), c"".as_ptr());
+    let (fd, path) = (dir.as_fd().as_raw_fd(), name.as_ptr());
     // Not libc's function: std knows that as one that may be missing, and in a static program that makes it so.
     // SAFETY: the path is a C string, and the kernel writes at most the structure.
-    done(unsafe { libc::syscall(libc::SYS_statx, fd, none, flags, mask, &raw mut x) })?;
+    done(unsafe { libc::syscall(libc::SYS_statx, fd, path, flags, mask, &raw mut x) })?;
     // SAFETY: a structure of plain numbers.
     let mut st: libc::stat64 = unsafe { std::mem::zeroed() };
     st.st_dev = libc::makedev(x.stx_dev_major, x.stx_dev_minor);

@@ -344,6 +344,27 @@ fn a_hundred_thousand_lookups_leave_no_descriptor_open() {
     assert_eq!((guest.shared.nodes.len(), open()), (1, 1), "the directory alone");
 }
 
+#[test]
+fn a_name_looked_up_again_is_what_the_host_has_made_of_it() {
+    let place = Place::new();
+    let (dir, other) = (place.dir(), place.0.path().join("other"));
+    let mut guest = Guest::new(&dir, &[]);
+    let first = guest.lookup(1, "file").expect("a file");
+    assert_eq!(guest.lookup(1, "file"), Ok(first), "the same");
+    assert_eq!(guest.shared.nodes.get(first).expect("it is known").lookups(), 2, "counted each time");
+    fs::write(&other, "").expect("a file");
+    fs::rename(&other, dir.join("file")).expect("another in its place");
+    let second = guest.lookup(1, "file").expect("a file");
+    assert_ne!(second, first);
+    fs::rename(dir.join("file"), dir.join("sub/file")).expect("moved");
+    assert_eq!(guest.lookup(1, "file"), Err(libc::ENOENT));
+    let sub = guest.lookup(1, "sub").expect("a folder");
+    assert_eq!(guest.lookup(sub, "file"), Ok(second), "known by another name");
+    symlink("sub/file", dir.join("file")).expect("a link");
+    let link = guest.lookup(1, "file").expect("a link");
+    assert!(link != second && guest.shared.nodes.get(link).expect("it is known").is_link());
+}
+
 /// All entries of an open folder, listed with attributes: their nodes, where they have one, and their names, in order.
 fn list(guest: &mut Guest, node: u64, folder: u64) -> (Vec<u64>, Vec<String>) {
     let (mut offset, mut nodes, mut names) = (0u64, Vec::new(), Vec::new());

@@ -150,5 +150,21 @@ fn a_guest_that_makes_more_requests_than_its_ring_is_long_is_taken_no_more_of_th
         })
         .collect();
     assert_eq!(results, [true, false, true, true, true], "found broken once, and left alone since");
-    assert_eq!((jobs.try_iter().count(), *backend.out[1].lock()), (8, 8));
+    assert_eq!((jobs.try_iter().count(), backend.out[1].lock().count), (8, 8));
+}
+
+#[test]
+fn who_stops_a_ring_waits_for_the_last_request_and_is_woken_by_it() {
+    let out = Arc::new(Out::default());
+    out.lock().count = 2;
+    let waiting = out.clone();
+    let stops = std::thread::spawn(move || waiting.wait_for_none());
+    while !out.lock().is_awaited {
+        std::thread::yield_now();
+    }
+    out.one_back();
+    assert!(out.lock().is_awaited, "one is still out");
+    out.one_back();
+    stops.join().expect("it ended");
+    assert!(!out.lock().is_awaited && out.lock().count == 0);
 }

@@ -116,6 +116,10 @@ impl VirtioDevice for Vsock {
         }
     }
 
+    fn shares_a_vector(&self) -> bool {
+        true
+    }
+
     fn read_config(&self, offset: u32, out: &mut [u8]) {
         let cid = self.cid.to_le_bytes();
         let bytes = usize::try_from(offset).ok().and_then(|at| cid.get(at..)).unwrap_or_default();

@@ -40,6 +40,8 @@ pub struct Driver {
     face: Face,
     pub ram: GuestRam,
     pub rings: Vec<Ring>,
+    /// Over PCI, each queue's vector.
+    vectors: Vec<u16>,
 }
 
 impl Driver {
@@ -66,7 +68,8 @@ impl Driver {
             .zip(&sizes)
             .map(|(i, max)| Ring::new(&ram, (*max).min(256), RINGS + i * RING_ROOM))
             .collect();
-        Self { face, ram, rings }
+        let vectors = vec![0; sizes.len()];
+        Self { face, ram, rings, vectors }
     }
 
     fn device(&mut self) -> &mut dyn BusDevice {
@@ -184,7 +187,7 @@ impl Driver {
     pub fn interrupts(&mut self, queue: u16) -> u64 {
         match &self.face {
             Face::Mmio(_, events) => events.iter().map(|event| event.read().unwrap_or(0)).sum(),
-            Face::Pci(_, messages) => messages.signals(usize::from(queue) + 1),
+            Face::Pci(_, messages) => messages.signals(self.vectors[usize::from(queue)].into()),
         }
     }
 
@@ -200,7 +203,7 @@ impl Driver {
         assert_eq!(self.status(), value, "FEATURES_OK");
     }
 
-    /// Lays out and enables all queues, with a vector each.
+    /// Lays out and enables all queues, with a vector each, or with one for all where there are no more.
     pub fn set_up_queues(&mut self) {
         for queue in 0..self.rings.len() as u16 {
             let ring = &mut self.rings[usize::from(queue)];
@@ -210,11 +213,20 @@ impl Driver {
             self.set_queue_size(layout.size);
             self.place_queue([layout.desc, layout.avail, layout.used]);
             if matches!(self.face, Face::Pci(..)) {
-                self.poke(0x1a, &(queue + 1).to_le_bytes());
+                self.vectors[usize::from(queue)] = self.take_vector(queue + 1).expect("a vector");
             }
             self.enable_queue();
             assert!(self.queue_is_enabled(), "queue {queue}");
         }
+    }
+
+    /// Gives the selected queue `vector` if there is one, else the first after the configuration's.
+    fn take_vector(&mut self, vector: u16) -> Option<u16> {
+        let mut take = |vector: u16| {
+            self.poke(0x1a, &vector.to_le_bytes());
+            (self.peek(0x1a, 2) == vector.to_le_bytes()).then_some(vector)
+        };
+        take(vector).or_else(|| take(1))
     }
 
     /// Goes all the way: afterwards the device is live.

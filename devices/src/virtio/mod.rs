@@ -155,6 +155,12 @@ pub trait VirtioDevice: Send {
     /// [`Profile::config_len`].
     fn read_config(&self, offset: u32, out: &mut [u8]);
 
+    /// Whether one interrupt does for all queues over PCI. Where they are signalled together, as for an answer and for
+    /// what it answers, the guest takes one in place of two.
+    fn shares_a_vector(&self) -> bool {
+        false
+    }
+
     /// Whether another process works the queues: their [`QueueGrant::call`] then has an eventfd for it to signal
     /// ([`Interrupt::lent`]).
     fn lends(&self) -> bool {

@@ -95,7 +95,8 @@ impl Wiring for Wires {
 }
 
 impl PciTransport {
-    /// `device` as a function whose BAR 0 is at `bar`, with a vector for each queue and one for configuration changes.
+    /// `device` as a function whose BAR 0 is at `bar`, with a vector for configuration changes and one for each queue, or
+    /// one for all.
     ///
     /// # Errors
     /// The host refused an eventfd or a vector.
@@ -105,9 +106,10 @@ impl PciTransport {
         bar: u32,
         source: &dyn MsiSource,
     ) -> io::Result<Self> {
+        let shares = device.shares_a_vector();
         let core = Core::new(device, host);
         let queues = core.profile().queue_sizes.len();
-        let vectors = u16::try_from(queues + 1).map_err(io::Error::other)?;
+        let vectors = if shares { 2 } else { u16::try_from(queues + 1).map_err(io::Error::other)? };
         let msix = Msix::new(vectors, source)?;
         let mut space = ConfigSpace::new(identity(core.profile().kind)).with_bar(bar, BAR_SIZE);
         let (msix_at, window_at) = describe(&mut space, &msix, core.profile().config_len)

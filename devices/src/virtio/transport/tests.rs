@@ -8,12 +8,15 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::testing::{Driver, Over, make_blocking};
 use crate::virtio::{Activation, Profile, Progress, StartError, VirtioDevice};
 
-/// A device that is only looked at.
-struct Still;
+/// A device that is only looked at; its queues may share a vector.
+struct Still(bool);
 
 impl VirtioDevice for Still {
     fn profile(&self) -> Profile {
         Profile { kind: 4, features: 1 << 40, queue_sizes: vec![8, 16], config_len: 4 }
+    }
+    fn shares_a_vector(&self) -> bool {
+        self.0
     }
     fn read_config(&self, offset: u32, out: &mut [u8]) {
         out.fill(0x10 + u8::try_from(offset).expect("small"));
@@ -28,12 +31,12 @@ impl VirtioDevice for Still {
 
 #[test]
 fn still_devices_keep_the_rules_of_virtio() {
-    crate::testing::conformance::conforms(|| Box::new(Still));
+    crate::testing::conformance::conforms(|| Box::new(Still(false)));
 }
 
 #[test]
 fn mmio_begins_with_the_magic_word_its_version_and_the_device() {
-    let mut driver = Driver::new(Box::new(Still), Over::Mmio);
+    let mut driver = Driver::new(Box::new(Still(false)), Over::Mmio);
     assert_eq!(driver.peek(0, 4), *b"virt");
     assert_eq!(driver.peek(4, 4), [2, 0, 0, 0]);
     assert_eq!(driver.peek(8, 4), [4, 0, 0, 0]);
@@ -44,7 +47,7 @@ fn mmio_begins_with_the_magic_word_its_version_and_the_device() {
 
 #[test]
 fn pci_shows_queues_sizes_and_doorbells() {
-    let mut driver = Driver::new(Box::new(Still), Over::Pci);
+    let mut driver = Driver::new(Box::new(Still(false)), Over::Pci);
     assert_eq!(driver.peek(0x12, 2), [2, 0]);
     driver.select_queue(1);
     assert_eq!(driver.peek(0x18, 2), [16, 0]);
@@ -54,9 +57,24 @@ fn pci_shows_queues_sizes_and_doorbells() {
 }
 
 #[test]
+fn queues_that_share_a_vector_have_one_beside_that_of_the_configuration() {
+    crate::testing::conformance::conforms(|| Box::new(Still(true)));
+    for (shares, second) in [(false, [2, 0]), (true, [0xff, 0xff])] {
+        let mut driver = Driver::new(Box::new(Still(shares)), Over::Pci);
+        for queue in [0, 1] {
+            driver.select_queue(queue);
+            driver.poke(0x1a, &2u16.to_le_bytes());
+            assert_eq!(driver.peek(0x1a, 2), second);
+            driver.poke(0x1a, &1u16.to_le_bytes());
+            assert_eq!(driver.peek(0x1a, 2), [1, 0]);
+        }
+    }
+}
+
+#[test]
 fn configuration_is_read_at_its_offset() {
     for over in [Over::Mmio, Over::Pci] {
-        let mut driver = Driver::new(Box::new(Still), over);
+        let mut driver = Driver::new(Box::new(Still(false)), over);
         assert_eq!(driver.config(2, 2), [0x12, 0x12]);
     }
 }
@@ -66,7 +84,7 @@ struct Generous(Sender<EventFd>);
 
 impl VirtioDevice for Generous {
     fn profile(&self) -> Profile {
-        Still.profile()
+        Still(false).profile()
     }
     fn read_config(&self, _: u32, _: &mut [u8]) {}
     fn start(&mut self, activation: Activation) -> Result<(), StartError> {

@@ -86,7 +86,7 @@ impl Files {
             Kind::Create => self.each(place, |path| File::create_new(path).map(drop)),
             Kind::Stat => self.each(place, |path| fs::metadata(path).map(|meta| _ = black_box(meta.len()))),
             Kind::List => self.list(place),
-            Kind::Unlink => self.each(place, |path| fs::remove_file(path)),
+            Kind::Unlink => self.each(place, fs::remove_file),
             Kind::Build => (0..self.pieces).try_for_each(|n| unit(place, n)),
         }
     }

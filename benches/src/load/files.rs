@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_work_can_be_done_again_and_again() {
-        let place = tests::scratch();
+        let place = ::tests::scratch();
         for kind in ALL.into_iter().chain(ALL) {
             let files = Files { kind, pieces: 20, prepare: false };
             files.prepare(place.path()).expect("it is made");

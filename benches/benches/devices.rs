@@ -33,7 +33,7 @@ const REST: Duration = Duration::from_millis(5);
 /// Runs of each kind of work in a machine's life: as many as criterion wants, so that one life does.
 const RUNS: usize = 11;
 /// The same of files, for which more lives than one do: on the wall's clock what disturbs a life disturbs all its work.
-const RUNS_OF_FILES: usize = 4;
+const RUNS_OF_FILES: usize = 6;
 /// Bytes of a disk.
 const DISK: u64 = 64 << 20;
 const BLOCK: usize = 4096;

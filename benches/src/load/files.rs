@@ -86,7 +86,7 @@ impl Files {
             Kind::Create => self.each(place, |path| File::create_new(path).map(drop)),
             Kind::Stat => self.each(place, |path| fs::metadata(path).map(|meta| _ = black_box(meta.len()))),
             Kind::List => self.list(place),
-            Kind::Unlink => self.each(place, |path| fs::remove_file(path)),
+            Kind::Unlink => self.each(place, fs::remove_file),
             Kind::Build => (0..self.pieces).try_for_each(|n| unit(place, n)),
         }
     }
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_work_can_be_done_again_and_again() {
-        let place = tests::scratch();
+        let place = ::tests::scratch();
         for kind in ALL.into_iter().chain(ALL) {
             let files = Files { kind, pieces: 20, prepare: false };
             files.prepare(place.path()).expect("it is made");

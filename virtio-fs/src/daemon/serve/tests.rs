@@ -11,7 +11,7 @@ use vhost_user_backend::VringT;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::super::testing::{End, daemon_and_end, options, shared};
-use super::{Arc, Backend, Memory, Ring, RwLock, Server, channel};
+use super::{Arc, Backend, Memory, Out, Ring, RwLock, Server, channel};
 
 const SET_FEATURES: u32 = 2;
 const SET_OWNER: u32 = 3;

@@ -122,7 +122,6 @@ impl Control {
     fn commands(&mut self) -> Result<(), QueueError> {
         let ram = self.ram.memory();
         let Some(queue) = &mut self.queue else { return Ok(()) };
-        queue.clear_kick();
         let office =
             Office { taps: &self.taps, pairs: self.pairs, features: self.features, shared: &self.shared };
         queue.serve(&ram, |chain| office.serve(chain, &ram).map(Some))
@@ -199,7 +198,7 @@ impl Office<'_> {
 impl Work for Control {
     fn register(&mut self, events: &Events) -> io::Result<()> {
         if let Some(queue) = &self.queue {
-            events.add(queue.kick(), COMMANDS)?;
+            events.add_each(queue.kick(), COMMANDS)?;
         }
         if let Some(links) = &self.links {
             events.add(links, LINKS)?;

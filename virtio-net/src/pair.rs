@@ -100,8 +100,8 @@ fn report(done: io::Result<()>) {
 impl Work for Pair {
     fn register(&mut self, events: &Events) -> io::Result<()> {
         (self.listening, self.blocked) = (true, false);
-        events.add(self.rx.queue().kick(), RX_KICK)?;
-        events.add(self.tx.queue().kick(), TX_KICK)?;
+        events.add_each(self.rx.queue().kick(), RX_KICK)?;
+        events.add_each(self.tx.queue().kick(), TX_KICK)?;
         self.rx.limiter.register(events, RX_TIMER)?;
         self.tx.limiter.register(events, TX_TIMER)?;
         events.add(&self.tap, TAP_IN)
@@ -109,11 +109,7 @@ impl Work for Pair {
 
     fn ready(&mut self, token: u64, events: &Events) -> ControlFlow<()> {
         let served = match token {
-            RX_KICK => {
-                self.rx.queue().clear_kick();
-                self.receive(events)
-            }
-            TAP_IN => self.receive(events),
+            RX_KICK | TAP_IN => self.receive(events),
             RX_TIMER => {
                 self.rx.limiter.rang();
                 self.receive(events)
@@ -123,10 +119,7 @@ impl Work for Pair {
                 self.transmit(events)
             }
             // A blocked queue's kicks change nothing; the tap's room does.
-            TX_KICK if self.blocked => {
-                self.tx.queue().clear_kick();
-                Ok(())
-            }
+            TX_KICK if self.blocked => Ok(()),
             _ => self.transmit(events),
         };
         match served {

@@ -65,7 +65,6 @@ impl Tx {
 
     /// Sends packets until there are none, or the tap is full, or the limit is reached, or it is the other queue's turn.
     pub(crate) fn turn(&mut self, tap: &Tap, ram: &GuestMemoryMmap) -> Result<Turn, QueueError> {
-        self.queue.clear_kick();
         self.queue.busy(ram)?;
         let turn = self.packets(tap, ram)?;
         self.queue.notify(ram)?;

@@ -24,7 +24,7 @@ use devices::worker::{Events, Work, Worker};
 const NODE: &str = "/dev/vhost-vsock";
 /// Queues that the kernel works: receive and transmit (5.10.2).
 const KERNELS: usize = 2;
-const QUEUE_SIZE: u16 = 256;
+const QUEUE_SIZE: u16 = 128;
 /// Connections that keep the bounds of messages (5.10.3).
 const SEQPACKET: u64 = 1 << 1;
 

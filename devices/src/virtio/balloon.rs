@@ -176,14 +176,13 @@ struct Giving {
 
 impl Work for Giving {
     fn register(&mut self, events: &Events) -> io::Result<()> {
-        self.queues.iter().try_for_each(|queue| events.add(queue.kick(), queue.index().0.into()))
+        self.queues.iter().try_for_each(|queue| events.add_each(queue.kick(), queue.index().0.into()))
     }
 
     fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
         let (ram, shared) = (self.ram.memory(), self.shared);
         let queue = self.queues.iter_mut().find(|queue| u64::from(queue.index().0) == token);
         let served = queue.map_or(Ok(()), |queue| {
-            queue.clear_kick();
             queue.serve(&ram, |mut chain| {
                 match token {
                     INFLATE => inflate(&mut chain, &ram, shared)?,

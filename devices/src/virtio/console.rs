@@ -172,7 +172,7 @@ struct Carrying {
 impl Work for Carrying {
     fn register(&mut self, events: &Events) -> io::Result<()> {
         for (token, queue) in [INPUT, OUTPUT].into_iter().zip(&self.queues) {
-            events.add(queue.kick(), token)?;
+            events.add_each(queue.kick(), token)?;
         }
         self.means.typing.register(events, INPUT_TIMER)?;
         self.means.printing.limiter.register(events, OUTPUT_TIMER)?;
@@ -189,8 +189,7 @@ impl Work for Carrying {
             OUTPUT_TIMER => printing.limiter.rang(),
             ROOM => printing.patience.heard(),
             TYPED => _ = typed.read(),
-            OUTPUT => output.clear_kick(),
-            _ => input.clear_kick(),
+            _ => {}
         }
         let carried = if matches!(token, OUTPUT | OUTPUT_TIMER | ROOM) {
             let bytes = |chain: &Chain| chain.readable().min(MOST);

@@ -137,15 +137,10 @@ impl Queue {
         self.index
     }
 
-    /// Signalled when the driver has made chains available.
+    /// Signalled when the driver has made chains available. Each signal tells (`Events::add_each`); nobody reads it, which
+    /// would be a system call for each.
     pub fn kick(&self) -> &EventFd {
         &self.kick
-    }
-
-    /// Forgets past kicks; chains that came with them are still there.
-    pub fn clear_kick(&self) {
-        // EAGAIN: there was none.
-        let _ = self.kick.read();
     }
 
     /// How far the queue has been worked.

@@ -90,15 +90,14 @@ struct Filling {
 
 impl Work for Filling {
     fn register(&mut self, events: &Events) -> io::Result<()> {
-        events.add(self.queue.kick(), KICK)?;
+        events.add_each(self.queue.kick(), KICK)?;
         self.means.limiter.register(events, TIMER)
     }
 
     fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
         let Means { source, limiter } = &mut self.means;
-        match token {
-            TIMER => limiter.rang(),
-            _ => self.queue.clear_kick(),
+        if token == TIMER {
+            limiter.rang();
         }
         let ram = self.ram.memory();
         let bytes = |chain: &Chain| chain.writable().min(MOST);

@@ -41,7 +41,7 @@ impl Running {
                 Queue::take_over(grant, &ram, self.features, |chain| is_open(chain, &ram))
                     .map_err(io::Error::other)?;
             give_back(&mut queue, left, &ram).map_err(io::Error::other)?;
-            events.add(queue.kick(), token)?;
+            events.add_each(queue.kick(), token)?;
             events.add_each(&doorbell, token)?;
             queue.kick_again();
             self.alone.push(queue);
@@ -56,7 +56,6 @@ impl Running {
         let Some(queue) = usize::try_from(token).ok().and_then(|at| self.alone.get_mut(at)) else {
             return ControlFlow::Continue(());
         };
-        queue.clear_kick();
         let served = queue.serve(&ram, |chain| refuse(chain, &ram).map(Some));
         self.judge(served)
     }

@@ -115,7 +115,7 @@ pub(super) struct Serving {
 
 impl Work for Serving {
     fn register(&mut self, events: &Events) -> io::Result<()> {
-        events.add(self.queue.kick(), KICK)?;
+        events.add_each(self.queue.kick(), KICK)?;
         if let Engine::Ring(ring) = &self.means.engine {
             events.add(&**ring, DONE)?;
         }
@@ -123,10 +123,8 @@ impl Work for Serving {
     }
 
     fn ready(&mut self, token: u64, _events: &Events) -> ControlFlow<()> {
-        match token {
-            KICK => self.queue.clear_kick(),
-            TIMER => self.means.limiter.rang(),
-            _ => {}
+        if token == TIMER {
+            self.means.limiter.rang();
         }
         match self.serve() {
             Ok(()) => ControlFlow::Continue(()),

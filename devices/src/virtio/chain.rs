@@ -141,6 +141,12 @@ impl Chain {
         Self { head, readable: Buffers::default(), writable: Buffers::default(), written: 0 }
     }
 
+    /// Makes room for as many buffers of either kind.
+    pub(super) fn expect(&mut self, buffers: usize) {
+        self.readable.spans.reserve(buffers);
+        self.writable.spans.reserve(buffers);
+    }
+
     /// Adds a descriptor's buffer, in the order of the chain.
     pub(super) fn push(
         &mut self,

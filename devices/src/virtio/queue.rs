@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, read_obj};
@@ -181,19 +181,20 @@ impl Queue {
 
     fn walk(&self, ram: &GuestMemoryMmap, head: u16) -> Result<Chain, QueueError> {
         let mut chain = Chain::new(head);
-        let mut table = Table { at: self.ring.desc_table(), len: self.ring.size() };
+        let mut table = Table::new(ram, self.ring.desc_table(), self.ring.size());
         let (mut index, mut total, mut left) = (head, 0u32, table.len);
         let mut may_be_indirect = self.indirect;
         loop {
             left = left.checked_sub(1).ok_or(QueueError::Endless)?;
-            let descriptor = table.get(ram, index)?;
+            let descriptor = table.get(index)?;
             if descriptor.refers_to_indirect_table() {
                 // 2.7.5.3.1: not within an indirect table, and not with a next one.
                 if !may_be_indirect || descriptor.has_next() {
                     return Err(QueueError::Indirect);
                 }
                 may_be_indirect = false;
-                table = Table::indirect(&descriptor, self.ring.size())?;
+                table = Table::indirect(ram, &descriptor, self.ring.size())?;
+                chain.expect(table.len.into());
                 (index, left) = (0, table.len);
                 continue;
             }
@@ -317,28 +318,40 @@ const DESCRIPTOR: u32 = 16;
 const INDIRECT_MAX: u16 = 1024;
 
 /// A table of descriptors, the queue's own or an indirect one.
-struct Table {
+struct Table<'a> {
     at: u64,
     len: u16,
+    ram: &'a GuestMemoryMmap,
+    /// All of it, where it lies in one region, as it does but for what a guest does on purpose: found once instead of for
+    /// each descriptor.
+    whole: Option<VolatileSlice<'a>>,
 }
 
-impl Table {
-    fn indirect(descriptor: &Descriptor, queue: u16) -> Result<Self, QueueError> {
+impl<'a> Table<'a> {
+    fn new(ram: &'a GuestMemoryMmap, at: u64, len: u16) -> Self {
+        let bytes = usize::from(len) * DESCRIPTOR as usize;
+        Self { at, len, ram, whole: ram.get_slice(GuestAddress(at), bytes).ok() }
+    }
+
+    fn indirect(ram: &'a GuestMemoryMmap, descriptor: &Descriptor, queue: u16) -> Result<Self, QueueError> {
         let (len, rest) = (descriptor.len() / DESCRIPTOR, descriptor.len() % DESCRIPTOR);
         match u16::try_from(len) {
             Ok(len) if rest == 0 && len > 0 && len <= queue.max(INDIRECT_MAX) => {
-                Ok(Self { at: descriptor.addr().0, len })
+                Ok(Self::new(ram, descriptor.addr().0, len))
             }
             _ => Err(QueueError::Indirect),
         }
     }
 
-    fn get(&self, ram: &GuestMemoryMmap, index: u16) -> Result<Descriptor, QueueError> {
+    fn get(&self, index: u16) -> Result<Descriptor, QueueError> {
         if index >= self.len {
             return Err(QueueError::Endless);
         }
-        let offset = u64::from(index) * u64::from(DESCRIPTOR);
-        let at = self.at.checked_add(offset).ok_or(QueueError::OutsideMemory)?;
-        read_obj(ram, GuestAddress(at))
+        let offset = usize::from(index) * DESCRIPTOR as usize;
+        if let Some(whole) = &self.whole {
+            return whole.read_obj(offset).map_err(|_| QueueError::OutsideMemory);
+        }
+        let at = self.at.checked_add(offset as u64).ok_or(QueueError::OutsideMemory)?;
+        read_obj(self.ram, GuestAddress(at))
     }
 }

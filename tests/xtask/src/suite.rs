@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Beds that run them at the same time: an emulated processor keeps one of this machine's two busy.
 const SIDE_BY_SIDE: usize = 2;
 /// How long one of them may take: several boots, on a machine with other things to do.
-const EACH: Duration = Duration::from_secs(180);
+const EACH: Duration = Duration::from_secs(300);
 
 impl Test {
     pub(crate) fn run(self) -> Result<u8> {

@@ -19,7 +19,7 @@ pub(crate) struct Test {
 }
 
 /// How long all integration tests together may take in the bed.
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+const LIMIT: Duration = Duration::from_secs(45 * 60);
 /// Beds that run them at the same time: an emulated processor keeps one of this machine's two busy.
 const SIDE_BY_SIDE: usize = 2;
 /// How long one of them may take: several boots, on a machine with other things to do.

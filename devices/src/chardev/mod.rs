@@ -8,7 +8,8 @@
 //! 1. [`Chardev::new`] makes the files, sockets and terminals; nothing flows yet.
 //! 2. The device takes [`Chardev::output`] and [`Chardev::input`] with it.
 //! 3. [`Chardev::start`] starts the thread, confined to [`CALLS`].
-//! 4. Dropping the [`Pump`] carries over what is left, for a second at most, and removes what was made.
+//! 4. Dropping the [`Pump`] carries over what is left, for as long as a reader takes it and ten seconds at most, and
+//!    removes what was made.
 
 mod escape;
 mod patience;
@@ -113,8 +114,8 @@ pub struct Chardev {
 impl Chardev {
     /// A backend for `target`, with everything it needs open.
     pub fn new(target: Target) -> Result<Self, ChardevError> {
-        let wake =
-            EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?;
+        let event = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
+        let [wake, room] = [event().map_err(io::Error::from)?, event().map_err(io::Error::from)?];
         let state = State {
             out: Ring::new(OUT_ROOM),
             input: VecDeque::new(),
@@ -126,12 +127,7 @@ impl Chardev {
             closing: false,
         };
         Ok(Self {
-            shared: Arc::new(Shared {
-                state: Mutex::new(state),
-                wake,
-                notify: Mutex::new(None),
-                room: Patience::room()?,
-            }),
+            shared: Arc::new(Shared { state: Mutex::new(state), wake, notify: Mutex::new(None), room }),
             target,
             escape: None,
         })

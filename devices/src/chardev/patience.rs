@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::{OUT_ROOM, Shared};
@@ -28,8 +27,8 @@ pub(super) enum Reader {
     Optional,
     /// It takes what it is given.
     Takes,
-    /// A device waits for it.
-    Awaited,
+    /// A device waits for it, and it has taken something since the timer was set, or not.
+    Awaited { took: bool },
     /// It was waited for long enough.
     Stalled,
 }
@@ -38,12 +37,15 @@ impl Shared {
     /// The reader has taken bytes; tells a device that waits when there is room.
     pub(super) fn taken(&self) {
         let mut state = self.lock();
-        let awaited = state.reader == Reader::Awaited;
-        if state.reader == Reader::Stalled || (awaited && state.out.len() <= LOW) {
-            state.reader = Reader::Takes;
-            drop(state);
-            // EAGAIN: it has been told.
-            let _ = self.room.write(1);
+        match state.reader {
+            Reader::Awaited { .. } if state.out.len() > LOW => state.reader = Reader::Awaited { took: true },
+            Reader::Awaited { .. } | Reader::Stalled => {
+                state.reader = Reader::Takes;
+                drop(state);
+                // EAGAIN: it has been told.
+                let _ = self.room.write(1);
+            }
+            Reader::Takes | Reader::Optional => {}
         }
     }
 }
@@ -59,16 +61,17 @@ impl Patience {
         Ok(Self { shared, timer: TimerFd::new().map_err(io::Error::from)? })
     }
 
-    pub(super) fn room() -> io::Result<EventFd> {
-        Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
-    }
-
     /// Whether to write now; if not, there will be word when to ask again.
     pub fn may(&mut self) -> bool {
         let mut state = self.shared.lock();
-        let waits = matches!(state.reader, Reader::Takes | Reader::Awaited) && state.out.len() >= HIGH;
+        // Once it waits it does so until there is room, however often it asks.
+        let waits = match state.reader {
+            Reader::Takes => state.out.len() >= HIGH,
+            Reader::Awaited { .. } => true,
+            Reader::Stalled | Reader::Optional => false,
+        };
         if waits {
-            state.reader = Reader::Awaited;
+            state.reader = Reader::Awaited { took: false };
         }
         drop(state);
         // A timer that cannot be set would leave the output waiting for ever: rather none.
@@ -90,7 +93,8 @@ impl Patience {
         // Disarmed, it is not readable any more; it cannot fail on a timer of our own.
         let _ = self.timer.clear();
         let mut state = self.shared.lock();
-        if !room && state.reader == Reader::Awaited {
+        // One that took a little is asked for anew, and waited for as long again.
+        if !room && state.reader == (Reader::Awaited { took: false }) {
             state.reader = Reader::Stalled;
         }
     }

@@ -425,6 +425,28 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_that_takes_a_little_at_a_time_is_waited_for_as_long_as_it_takes() {
+        // A pipe has room as soon as a page was taken from it; a socket has not.
+        let (mut line, ours) = std::io::pipe().expect("a pipe");
+        let chardev = Chardev::new(Target::Stream { out: ours.into(), input: None }).expect("made");
+        let tail = chardev.tail();
+        let mut driver = Driver::new(console(&chardev), Over::Pci);
+        let pump = chardev.start("line", &Confinement::none()).expect("started");
+        driver.start(feature::COMMON);
+        let reader = std::thread::spawn(move || {
+            for _ in 0..8 {
+                std::thread::sleep(Duration::from_millis(300));
+                line.read_exact(&mut [0; 4096]).expect("read");
+            }
+            std::io::copy(&mut line, &mut std::io::sink())
+        });
+        print_pages(&mut driver, 128);
+        assert_eq!(tail.dropped(), 0);
+        drop((driver, pump));
+        assert_eq!(reader.join().expect("it ends").expect("read"), (128 - 8) * 4096);
+    }
+
+    #[test]
     fn a_reader_that_takes_nothing_is_waited_for_once_until_it_takes_something() {
         let (ours, mut line) = UnixStream::pair().expect("a pair");
         let chardev = Chardev::new(Target::Stream { out: ours.into(), input: None }).expect("made");

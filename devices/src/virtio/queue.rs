@@ -101,8 +101,9 @@ impl Queue {
     }
 
     /// Opens a granted queue that another process has worked until now, and takes over the chains it has not given
-    /// back. `is_open` knows by its content whether a chain is one of those; it is asked where the ring leaves a doubt,
-    /// and the chain it is given is not completed.
+    /// back; [`Queue::notify_for_certain`] once they are completed. `is_open` knows by its content whether a chain was
+    /// not served yet; it is asked because the ring leaves a doubt, and the chain it is given is not completed. One that
+    /// was served and not given back is taken over, too, behind the others.
     ///
     /// # Errors
     /// [`QueueError::Ring`], or what the driver did wrong with the indices.
@@ -118,17 +119,16 @@ impl Queue {
         let found = orphans::find(ram, &grant.ring)?;
         grant.from = found.progress;
         let mut queue = Self::open(grant, ram, features)?;
-        let mut chains = Vec::new();
+        let (mut open, mut served) = (Vec::new(), Vec::new());
         for head in found.heads {
-            if chains.len() >= usize::from(found.count) {
-                break;
-            }
             // A head that is none any more may lead anywhere.
-            if queue.walk(ram, head).is_ok_and(|mut chain| is_open(&mut chain)) {
-                queue.take(head)?;
-                chains.push(queue.walk(ram, head)?);
+            if let Ok(mut chain) = queue.walk(ram, head) {
+                if is_open(&mut chain) { &mut open } else { &mut served }.push(head);
             }
         }
+        let heads = open.into_iter().chain(served).take(found.count.into());
+        let chains = heads.map(|head| queue.take(head).and_then(|()| queue.walk(ram, head)));
+        let chains = chains.collect::<Result<_, _>>()?;
         Ok((queue, chains))
     }
 
@@ -231,6 +231,12 @@ impl Queue {
             self.call.raise();
         }
         Ok(())
+    }
+
+    /// Raises the queue's interrupt, wanted or not: whoever had the queue before may have given chains back and not come
+    /// to say so.
+    pub fn notify_for_certain(&self) {
+        self.call.raise();
     }
 
     /// Without EVENT_IDX a flag of the driver's mutes interrupts (2.7.7.1); `needs_notification` has put the fence.

@@ -73,7 +73,8 @@ fn give_back(queue: &mut Queue, left: Vec<Chain>, ram: &GuestMemoryMmap) -> Resu
     for chain in left {
         queue.complete(ram, refuse(chain, ram)?)?;
     }
-    queue.notify(ram)
+    queue.notify_for_certain();
+    Ok(())
 }
 
 fn request(chain: &mut Chain, ram: &GuestMemoryMmap) -> Result<Option<(u32, u64)>, QueueError> {
@@ -83,7 +84,8 @@ fn request(chain: &mut Chain, ram: &GuestMemoryMmap) -> Result<Option<(u32, u64)
     Ok(Some((operation, u64::from_le(unique))))
 }
 
-/// Whether a request has no reply yet. A reply bears its request's number; a guest clears the place for it before.
+/// Whether a request has no reply yet. A reply bears its request's number; a guest clears the place for it before. A reply
+/// that is there and was not given back may be half of one: that request is answered like the others.
 fn is_open(chain: &mut Chain, ram: &GuestMemoryMmap) -> bool {
     let Ok(Some((_, unique))) = request(chain, ram) else { return false };
     let Ok(slices) = chain.writable_buffers().slices(ram, REPLY) else { return false };

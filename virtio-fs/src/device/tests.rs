@@ -204,6 +204,62 @@ fn requests_that_a_daemon_took_and_died_with_are_answered() {
     }
 }
 
+/// A driver over `over`, that has asked two things of a daemon when `meanwhile` happens and the daemon dies.
+fn left_by_a_daemon(over: Over, meanwhile: impl Fn(&Driver)) -> Driver {
+    let (stream, thread) = idle(|request, count| request == SET_VRING_ENABLE && count == 2);
+    let mut driver = Driver::new(Box::new(device(stream).expect("a device")), over);
+    driver.negotiate(feature::COMMON);
+    driver.set_up_queues();
+    ask(&mut driver, 1, (GETATTR, 7), 0x2000);
+    ask(&mut driver, 1, (GETATTR, 8), 0x3000);
+    meanwhile(&driver);
+    driver.drive();
+    drop(thread.join().expect("it ended"));
+    driver
+}
+
+/// What a daemon does to serve the request `unique` at `at`, short of giving it back.
+fn serve(driver: &Driver, unique: u64, at: u64) {
+    driver.ram.memory().write_obj([120u64.to_le(), unique.to_le()], GuestAddress(at + 64)).expect("in memory");
+}
+
+#[test]
+fn a_request_that_a_daemon_served_and_did_not_give_back_is_answered() {
+    for over in [Over::Mmio, Over::Pci] {
+        let mut driver = left_by_a_daemon(over, |driver| serve(driver, 7, 0x2000));
+        // The one that nobody served comes first.
+        let heads = [driver.rings[1].wait(), driver.rings[1].wait()].map(|used| used.head);
+        assert_ne!(heads[0], heads[1]);
+        for at in [0x2000, 0x3000] {
+            let reply: [u32; 2] = driver.ram.memory().read_obj(GuestAddress(at + 64)).expect("in memory");
+            assert_eq!(reply, [GONE.0, GONE.1.cast_unsigned()], "{over:?} {at:#x}");
+        }
+        ask(&mut driver, 1, (GETATTR, 9), 0x2000);
+        assert_eq!(reply(&mut driver, 1, 0x2000), (GONE.0, GONE.1, 9));
+    }
+}
+
+#[test]
+fn an_interrupt_that_a_daemon_died_before_is_raised() {
+    for over in [Over::Mmio, Over::Pci] {
+        let mut driver = left_by_a_daemon(over, |driver| {
+            let (ram, used) = (driver.ram.memory(), driver.rings[1].layout.used);
+            for (n, at) in [(0, 0x2000), (1, 0x3000)] {
+                serve(driver, 7 + n, at);
+                let head: u16 =
+                    ram.read_obj(GuestAddress(driver.rings[1].layout.avail + 4 + 2 * n)).expect("in memory");
+                ram.write_obj([u32::from(head), 16], GuestAddress(used + 4 + 8 * n)).expect("in memory");
+            }
+            ram.write_obj(2u16, GuestAddress(used + 2)).expect("in memory");
+        });
+        let mut raised = 0;
+        until("the interrupt", || {
+            raised += driver.interrupts(1);
+            raised > 0
+        });
+    }
+}
+
 #[test]
 fn a_daemon_that_hangs_up_mid_message_or_talks_nonsense_is_no_daemon() {
     for nonsense in

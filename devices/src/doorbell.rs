@@ -4,15 +4,22 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
+/// The register that a guest writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// In guest-physical memory, 32 bits wide.
+    Memory(u64),
+    /// A port, 16 bits wide.
+    Port(u16),
+}
+
 /// Which guest write rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DoorbellAddress {
-    /// Guest-physical address of the register.
-    pub mmio: u64,
-    /// Width of the write in bytes (1, 2, 4 or 8), or 0 for any width.
-    pub len: u32,
-    /// Only a write of this value rings; `None`: every write does.
-    pub value: Option<u64>,
+    /// Where.
+    pub register: Register,
+    /// Only a write of this value rings, over the register's whole width.
+    pub value: u16,
 }
 
 /// Undoes a registration when dropped.

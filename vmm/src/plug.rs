@@ -114,7 +114,7 @@ pub(crate) fn attach(
         confinement: crate::seccomp::confinement(config.seccomp),
         lines,
         ioapic,
-        root: Root::new(&buses.mmio),
+        root: Root::new(&buses.mmio, &buses.pio),
         host: Host { ram: GuestRam::new(ram.clone()), doorbells: Arc::new(vm.clone()) },
         slots: Slots::default(),
         plugged: Plugged { described, consoles: Vec::new(), raw: None },
@@ -147,8 +147,8 @@ impl Plug<'_> {
     }
 
     fn pci(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let bar = self.slots.bar().ok_or(BuildError::Slots)?;
-        let function = PciTransport::new(device, self.host.clone(), bar, &self.lines)
+        let bars = self.slots.function().ok_or(BuildError::Slots)?;
+        let function = PciTransport::new(device, self.host.clone(), bars, &self.lines)
             .map_err(BuildError::host("make a PCI function's interrupts"))?;
         self.root.plug(function)?.ok_or(BuildError::Slots)?;
         Ok(())

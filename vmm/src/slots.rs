@@ -1,6 +1,6 @@
 //! Which addresses and interrupts the next virtio device gets.
 
-use devices::virtio::transport::pci::BAR_SIZE;
+use devices::virtio::transport::pci::{BAR_SIZE, PORTS};
 
 use crate::arch::layout;
 
@@ -10,16 +10,18 @@ pub(crate) const PINS: u8 = 24;
 /// What has been given out.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    bars: u32,
+    functions: u32,
     registers: u32,
 }
 
 impl Slots {
-    /// The address of the next function's BAR in the 32-bit window; `None` when the window is full.
-    pub(crate) fn bar(&mut self) -> Option<u32> {
-        let at = next(layout::PCI32, BAR_SIZE.into(), self.bars)?;
-        self.bars += 1;
-        Some(at)
+    /// The next function's BARs in the 32-bit window and in that of ports; `None` when one is full.
+    pub(crate) fn function(&mut self) -> Option<(u32, u16)> {
+        let memory = next(layout::PCI32, BAR_SIZE.into(), self.functions)?;
+        let (first, count) = layout::PCI_PORTS;
+        let ports = next((first.into(), count.into()), PORTS.into(), self.functions)?;
+        self.functions += 1;
+        Some((memory, u16::try_from(ports).ok()?))
     }
 
     /// The address of the next page of registers and its interrupt; `None` when either is used up.
@@ -45,8 +47,8 @@ mod tests {
     #[test]
     fn pieces_follow_each_other_and_end_with_their_region() {
         let mut slots = Slots::default();
-        assert_eq!(slots.bar(), Some(0xc000_0000));
-        assert_eq!(slots.bar(), Some(0xc000_8000));
+        assert_eq!(slots.function(), Some((0xc000_0000, 0xc000)));
+        assert_eq!(slots.function(), Some((0xc000_4000, 0xc004)));
         let all: Vec<_> = std::iter::from_fn(|| slots.mmio()).collect();
         assert_eq!(all.len(), usize::from(PINS) - 1, "a pin for each, COM1's aside");
         assert_eq!(all.first(), Some(&(0xfe00_0000, 5)));

@@ -1,8 +1,7 @@
 //! The host bridge: device 0, by which a kernel knows that the bus is one.
 
-use super::PciFunction;
 use super::config::{ConfigSpace, Identity};
-use crate::addr::AddrRange;
+use super::{Decoded, PciFunction};
 use crate::bus::BusDevice;
 
 /// A generic PCI Express host bridge, which no driver binds to.
@@ -35,8 +34,8 @@ impl PciFunction for HostBridge {
         self.0.write(offset, data);
     }
 
-    fn decoded(&self) -> Option<AddrRange> {
-        None
+    fn decoded(&self) -> Decoded {
+        Decoded::default()
     }
 
     fn moved(&mut self) {}

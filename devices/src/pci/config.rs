@@ -1,5 +1,6 @@
 //! A function's configuration space (PCI 3.0, 6.1 and 6.7): 4 KiB of bytes, and which bits of them a guest may write.
 
+use super::Decoded;
 use crate::addr::AddrRange;
 
 /// Bytes of a function's configuration space (PCI Express 5.0, 7.2.2).
@@ -8,13 +9,17 @@ pub const SIZE: usize = 4096;
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const BAR0: usize = 0x10;
+const BAR1: usize = 0x14;
+/// In a BAR: it is of ports (6.2.5.1).
+const OF_PORTS: u16 = 1;
 const SUBSYSTEM: usize = 0x2c;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
 /// First byte behind the standard header.
 const FIRST_CAPABILITY: u8 = 0x40;
 
-/// Command: decode memory, master the bus, mask INTx.
+/// Command: decode ports, decode memory, master the bus, mask INTx.
+const IO_SPACE: u16 = 1 << 0;
 const MEMORY_SPACE: u16 = 1 << 1;
 const BUS_MASTER: u16 = 1 << 2;
 const INTX_DISABLE: u16 = 1 << 10;
@@ -41,7 +46,8 @@ pub struct ConfigSpace {
     /// Where the link to the next capability is to be written.
     link: usize,
     next: u8,
-    bar_size: u32,
+    memory: u32,
+    ports: u16,
 }
 
 impl ConfigSpace {
@@ -52,7 +58,8 @@ impl ConfigSpace {
             writable: Box::new([0; SIZE]),
             link: CAPABILITIES,
             next: FIRST_CAPABILITY,
-            bar_size: 0,
+            memory: 0,
+            ports: 0,
         };
         let Identity { id, class: [base, sub, interface], revision, subsystem } = identity;
         space.put(0, &id.0.to_le_bytes());
@@ -60,20 +67,35 @@ impl ConfigSpace {
         space.put(8, &[revision, interface, sub, base]);
         space.put(SUBSYSTEM, &subsystem.0.to_le_bytes());
         space.put(SUBSYSTEM + 2, &subsystem.1.to_le_bytes());
-        space.allow(COMMAND, &(MEMORY_SPACE | BUS_MASTER | INTX_DISABLE).to_le_bytes());
+        space.allow(COMMAND, &(IO_SPACE | MEMORY_SPACE | BUS_MASTER | INTX_DISABLE).to_le_bytes());
         space.allow(INTERRUPT_LINE, &[0xff]);
         space
     }
 
     /// Adds BAR 0: 32-bit memory of `size` bytes, a power of two and at least 16, at `bar`. It is decoded from the
     /// start, as firmware would have left it: a guest that keeps the address need not write it.
-    pub fn with_bar(mut self, bar: u32, size: u32) -> Self {
-        self.bar_size = size;
+    pub fn with_memory(mut self, bar: u32, size: u32) -> Self {
+        self.memory = size;
         self.put(BAR0, &bar.to_le_bytes());
         // The low bits are fixed, by which a guest that writes ones learns the size (6.2.5.1).
         self.allow(BAR0, &(!(size - 1)).to_le_bytes());
-        self.put(COMMAND, &(MEMORY_SPACE | BUS_MASTER).to_le_bytes());
+        self.decode(MEMORY_SPACE | BUS_MASTER);
         self
+    }
+
+    /// Adds BAR 1: `size` ports, a power of two from 4 to 256, at `bar`, decoded from the start as well.
+    pub fn with_ports(mut self, bar: u16, size: u16) -> Self {
+        self.ports = size;
+        self.put(BAR1, &(bar | OF_PORTS).to_le_bytes());
+        // A PC has 16 bits of ports; those above need not be there (6.2.5.1).
+        self.allow(BAR1, &(!(size - 1)).to_le_bytes());
+        self.decode(IO_SPACE);
+        self
+    }
+
+    fn decode(&mut self, bits: u16) {
+        let command = self.u16_at(COMMAND) | bits;
+        self.put(COMMAND, &command.to_le_bytes());
     }
 
     /// Appends a capability: its id, and its `body` behind id and link. `writable` is the mask of the body, zeros
@@ -128,11 +150,17 @@ impl ConfigSpace {
         u32::from_le_bytes(raw)
     }
 
-    /// Where BAR 0 is decoded, if it is.
-    pub fn decoded(&self) -> Option<AddrRange> {
-        let base = self.u32_at(BAR0);
-        let on = self.u16_at(COMMAND) & MEMORY_SPACE != 0 && base != 0;
-        on.then(|| AddrRange::new(base.into(), self.bar_size.into())).flatten()
+    /// Where the BARs are decoded.
+    pub fn decoded(&self) -> Decoded {
+        let command = self.u16_at(COMMAND);
+        let seen = |bit, base: u32, size: u32| {
+            let on = command & bit != 0 && base != 0;
+            on.then(|| AddrRange::new(base.into(), size.into())).flatten()
+        };
+        Decoded {
+            memory: seen(MEMORY_SPACE, self.u32_at(BAR0), self.memory),
+            ports: seen(IO_SPACE, (self.u16_at(BAR1) & !OF_PORTS).into(), self.ports.into()),
+        }
     }
 }
 
@@ -143,7 +171,7 @@ mod tests {
     fn space() -> ConfigSpace {
         let identity =
             Identity { id: (0x1af4, 0x1044), class: [0xff, 0, 0], revision: 1, subsystem: (0x1af4, 0x1100) };
-        ConfigSpace::new(identity).with_bar(0xc000_0000, 0x4000)
+        ConfigSpace::new(identity).with_memory(0xc000_0000, 0x4000).with_ports(0xc004, 4)
     }
 
     #[test]
@@ -152,9 +180,19 @@ mod tests {
         space.write(BAR0, &[0xff; 4]);
         assert_eq!(space.u32_at(BAR0), 0xffff_c000);
         space.write(BAR0, &0xd000_4000u32.to_le_bytes());
-        assert_eq!(space.decoded().map(|r| r.base()), Some(0xd000_4000));
-        space.write(COMMAND, &[0, 0]);
-        assert_eq!(space.decoded(), None);
+        let seen = |space: &ConfigSpace| {
+            let Decoded { memory, ports } = space.decoded();
+            (memory.map(|r| r.base()), ports.map(|r| r.base()))
+        };
+        assert_eq!(seen(&space), (Some(0xd000_4000), Some(0xc004)));
+        space.write(BAR1, &[0xff; 4]);
+        assert_eq!(space.u32_at(BAR1), 0xfffd, "four ports");
+        space.write(BAR1, &0xd008u32.to_le_bytes());
+        assert_eq!((space.u32_at(BAR1), seen(&space).1), (0xd009, Some(0xd008)));
+        space.write(COMMAND, &[2, 0]);
+        assert_eq!(seen(&space), (Some(0xd000_4000), None));
+        space.write(COMMAND, &[1, 0]);
+        assert_eq!(seen(&space), (None, Some(0xd008)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! PCI Express as far as virtual functions need it: configuration space, capabilities, MSI-X, and the root complex.
 //!
-//! One bus, reached through ECAM or through the PC's ports. Functions have 4 KiB of configuration space and at most one
-//! memory BAR; interrupts are MSI-X messages, there are no INTx lines.
+//! One bus, reached through ECAM or through the PC's ports. Functions have 4 KiB of configuration space, a BAR of memory and
+//! one of ports where they want them; interrupts are MSI-X messages, there are no INTx lines.
 
 pub mod bridge;
 pub mod config;
@@ -13,7 +13,16 @@ mod sys;
 use crate::addr::AddrRange;
 use crate::bus::BusDevice;
 
-/// One function of a device, as the root sees it; its [`BusDevice`] side is what its BAR shows.
+/// Where a function's BARs are decoded, those that are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// BAR 0, of memory.
+    pub memory: Option<AddrRange>,
+    /// BAR 1, of ports.
+    pub ports: Option<AddrRange>,
+}
+
+/// One function of a device, as the root sees it; its [`BusDevice`] side is what its BAR of memory shows.
 pub trait PciFunction: BusDevice {
     /// Reads configuration space; `offset + out.len()` is at most 4096.
     fn read_config_space(&mut self, offset: usize, out: &mut [u8]);
@@ -21,9 +30,12 @@ pub trait PciFunction: BusDevice {
     /// Writes configuration space, bounds likewise.
     fn write_config_space(&mut self, offset: usize, data: &[u8]);
 
-    /// Where the BAR is decoded; `None` while it is not.
-    fn decoded(&self) -> Option<AddrRange>;
+    /// The guest wrote to the BAR of ports. They read as zeros.
+    fn write_ports(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// The BAR is decoded elsewhere now, or no more.
+    /// Where the BARs are decoded.
+    fn decoded(&self) -> Decoded;
+
+    /// A BAR is decoded elsewhere now, or no more.
     fn moved(&mut self);
 }

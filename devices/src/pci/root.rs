@@ -6,9 +6,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::PciFunction;
 use super::bridge::HostBridge;
 use super::config::SIZE;
+use super::{Decoded, PciFunction};
 use crate::addr::AddrRange;
 use crate::bus::{Bus, BusDevice, BusError, SharedDevice, WeakBus};
 
@@ -21,22 +21,43 @@ const STRIDE: u64 = SIZE as u64 * FUNCTIONS;
 
 struct Slot {
     function: Arc<Mutex<dyn PciFunction>>,
+    decoded: Decoded,
+    memory: Face,
+    ports: Face,
+}
+
+/// What a BAR shows, and where it is on its bus.
+struct Face {
     registers: SharedDevice,
     mapped: Option<AddrRange>,
 }
 
+/// A function's ports.
+struct Ports(Arc<Mutex<dyn PciFunction>>);
+
+impl BusDevice for Ports {
+    fn read(&mut self, _offset: u64, out: &mut [u8]) {
+        out.fill(0);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_ports(offset, data);
+    }
+}
+
 /// The bus's configuration space.
 pub struct Root {
-    bus: WeakBus,
+    memory: WeakBus,
+    ports: WeakBus,
     slots: Vec<Slot>,
 }
 
 impl Root {
-    /// A bus 0 whose functions' BARs are put on `bus`. Its host bridge shows itself once there is another function:
+    /// A bus 0 whose functions' BARs are put on these buses, of memory and of ports. Its host bridge shows itself once there is another function:
     /// a kernel's early quirks read more of a device that is there.
-    pub fn new(bus: &Bus) -> Self {
+    pub fn new(memory: &Bus, ports: &Bus) -> Self {
         let bridge = Slot::new(HostBridge::default());
-        Self { bus: bus.downgrade(), slots: vec![bridge] }
+        Self { memory: memory.downgrade(), ports: ports.downgrade(), slots: vec![bridge] }
     }
 
     /// Whether nothing has been plugged.
@@ -47,7 +68,7 @@ impl Root {
     /// Plugs `function` as the next device; gives its number, or `None` when all 32 are taken.
     ///
     /// # Errors
-    /// Its BAR lies where another device does.
+    /// A BAR lies where another device does.
     pub fn plug<F: PciFunction + 'static>(&mut self, function: F) -> Result<Option<u8>, BusError> {
         let device = u8::try_from(self.slots.len()).ok().filter(|n| *n < SLOTS);
         if device.is_none() {
@@ -55,9 +76,10 @@ impl Root {
         }
         let decoded = function.decoded();
         let mut slot = Slot::new(function);
-        if let (Some(bus), Some(range)) = (self.bus.upgrade(), decoded) {
-            bus.insert(range, slot.registers.clone())?;
-            slot.mapped = decoded;
+        if let (Some(memory), Some(ports)) = (self.memory.upgrade(), self.ports.upgrade()) {
+            slot.memory.put(&memory, decoded.memory)?;
+            slot.ports.put(&ports, decoded.ports)?;
+            slot.decoded = decoded;
         }
         self.slots.push(slot);
         Ok(device)
@@ -85,15 +107,15 @@ impl BusDevice for Root {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let Some(bus) = self.bus.upgrade() else { return };
+        let (Some(memory), Some(ports)) = (self.memory.upgrade(), self.ports.upgrade()) else { return };
         let Some((slot, at)) = self.find(offset, data.len()) else { return };
         let decoded = {
             let mut function = slot.function.lock().unwrap_or_else(PoisonError::into_inner);
             function.write_config_space(at, data);
             function.decoded()
         };
-        if decoded != slot.mapped {
-            slot.remap(&bus, decoded);
+        if decoded != slot.decoded {
+            slot.remap(&memory, &ports, decoded);
         }
     }
 }
@@ -101,21 +123,41 @@ impl BusDevice for Root {
 impl Slot {
     fn new<F: PciFunction + 'static>(function: F) -> Self {
         let function = Arc::new(Mutex::new(function));
-        Self { registers: function.clone(), function, mapped: None }
+        let ports = Arc::new(Mutex::new(Ports(function.clone())));
+        Self {
+            decoded: Decoded::default(),
+            memory: Face { registers: function.clone(), mapped: None },
+            ports: Face { registers: ports, mapped: None },
+            function,
+        }
     }
 
-    /// Lock order: the function's lock is not held while the bus changes.
-    fn remap(&mut self, bus: &Bus, to: Option<AddrRange>) {
+    /// Lock order: the function's lock is not held while a bus changes.
+    fn remap(&mut self, memory: &Bus, ports: &Bus, to: Decoded) {
+        for done in [self.memory.put(memory, to.memory), self.ports.put(ports, to.ports)] {
+            if let Err(why) = done {
+                crate::warn_of_guest!("a PCI function's registers cannot be there: {why}");
+            }
+        }
+        self.decoded = to;
+        self.function.lock().unwrap_or_else(PoisonError::into_inner).moved();
+    }
+}
+
+impl Face {
+    /// Puts it at `to`, if anywhere, wherever it was before.
+    fn put(&mut self, bus: &Bus, to: Option<AddrRange>) -> Result<(), BusError> {
+        if self.mapped == to {
+            return Ok(());
+        }
         if let Some(old) = self.mapped.take() {
             bus.remove(old);
         }
         if let Some(range) = to {
-            match bus.insert(range, self.registers.clone()) {
-                Ok(()) => self.mapped = Some(range),
-                Err(why) => crate::warn_of_guest!("a PCI function's registers cannot be there: {why}"),
-            }
+            bus.insert(range, self.registers.clone())?;
+            self.mapped = to;
         }
-        self.function.lock().unwrap_or_else(PoisonError::into_inner).moved();
+        Ok(())
     }
 }
 
@@ -139,7 +181,11 @@ mod tests {
         fn write_config_space(&mut self, offset: usize, data: &[u8]) {
             self.0.write(offset, data);
         }
-        fn decoded(&self) -> Option<AddrRange> {
+        fn write_ports(&mut self, offset: u64, data: &[u8]) {
+            assert_eq!((offset, data), (2, &[7, 0][..]));
+            self.1 = 99;
+        }
+        fn decoded(&self) -> Decoded {
             self.0.decoded()
         }
         fn moved(&mut self) {
@@ -150,7 +196,9 @@ mod tests {
     fn function(number: u8, bar: u32) -> (Numbered, Arc<Mutex<u32>>) {
         let identity = Identity { id: (1, 2), class: [0xff, 0, 0], revision: 0, subsystem: (0, 0) };
         let moves = Arc::new(Mutex::new(0));
-        (Numbered(ConfigSpace::new(identity).with_bar(bar, 0x1000), number, moves.clone()), moves)
+        let space =
+            ConfigSpace::new(identity).with_memory(bar, 0x1000).with_ports(0xc000 + 4 * u16::from(number), 4);
+        (Numbered(space, number, moves.clone()), moves)
     }
 
     fn at(bus: &Bus, addr: u64) -> u8 {
@@ -161,8 +209,8 @@ mod tests {
 
     #[test]
     fn a_bar_that_the_guest_moves_takes_its_registers_along() {
-        let bus = Bus::new();
-        let mut root = Root::new(&bus);
+        let (bus, ports) = (Bus::new(), Bus::new());
+        let mut root = Root::new(&bus, &ports);
         let (first, moves) = function(1, 0xc000_0000);
         assert!(root.is_empty());
         assert_eq!(root.plug(first).expect("free"), Some(1));
@@ -180,9 +228,24 @@ mod tests {
     }
 
     #[test]
+    fn ports_that_the_guest_moves_lead_to_their_function() {
+        let (bus, ports) = (Bus::new(), Bus::new());
+        let mut root = Root::new(&bus, &ports);
+        let (function, moves) = function(1, 0xc000_0000);
+        root.plug(function).expect("free");
+        assert_eq!(at(&ports, 0xc006), 0);
+        root.write(STRIDE + 0x14, &0xd001u32.to_le_bytes());
+        assert!(ports.write(0xd002, &[7, 0]));
+        assert!(!ports.write(0xc006, &[7, 0]));
+        assert_eq!((at(&bus, 0xc000_0000), *moves.lock().expect("count")), (99, 1));
+        root.write(STRIDE + 4, &[2, 0]);
+        assert!(!ports.write(0xd002, &[7, 0]), "decoding of ports is off");
+    }
+
+    #[test]
     fn places_without_a_function_read_ones_and_a_full_bus_says_so() {
-        let bus = Bus::new();
-        let mut root = Root::new(&bus);
+        let (bus, ports) = (Bus::new(), Bus::new());
+        let mut root = Root::new(&bus, &ports);
         let mut id = [0; 4];
         for offset in [STRIDE, 0x1000, 0xf_f000, u64::MAX] {
             root.read(offset, &mut id);

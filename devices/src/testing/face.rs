@@ -26,9 +26,10 @@ enum Face {
     Pci(Box<PciTransport>, Messages),
 }
 
-/// Where BAR 0 would be; the registers are reached without a bus here.
-const BAR: u32 = 0xc000_0000;
-/// Offsets of the PCI face's parts in its BAR (they are told by capabilities, which the guest's driver reads).
+/// Where the BARs would be; the registers are reached without a bus here.
+const BARS: (u32, u16) = (0xc000_0000, 0xc000);
+/// Offsets of the PCI face's parts in its window (they are told by capabilities, which the guest's driver reads): the
+/// BAR of memory, and behind it the ports.
 const PCI_DEVICE: u64 = 0x1000;
 const PCI_NOTIFY: u64 = 0x4000;
 /// Where rings are put, far enough apart for the largest of them.
@@ -60,7 +61,7 @@ impl Driver {
             }
             Over::Pci => {
                 let messages = Messages::default();
-                let transport = PciTransport::new(device, host, BAR, &messages).expect("a transport");
+                let transport = PciTransport::new(device, host, BARS, &messages).expect("a transport");
                 Face::Pci(Box::new(transport), messages)
             }
         };
@@ -83,7 +84,7 @@ impl Driver {
     pub fn window(&self) -> u64 {
         match self.face {
             Face::Mmio(..) => 0x1000,
-            Face::Pci(..) => 0x8000,
+            Face::Pci(..) => PCI_NOTIFY + 4,
         }
     }
 
@@ -96,7 +97,19 @@ impl Driver {
 
     /// A raw write to the register window.
     pub fn poke(&mut self, offset: u64, data: &[u8]) {
-        self.device().write(offset, data);
+        match (&mut self.face, offset.checked_sub(PCI_NOTIFY)) {
+            (Face::Pci(t, _), Some(port)) => t.write_ports(port, data),
+            _ => self.device().write(offset, data),
+        }
+    }
+
+    /// A raw read of configuration space, where there is one.
+    pub fn peek_space(&mut self, offset: usize, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        if let Face::Pci(t, _) = &mut self.face {
+            t.read_config_space(offset, &mut out);
+        }
+        out
     }
 
     /// A raw write to configuration space, where there is one.
@@ -175,7 +188,7 @@ impl Driver {
     }
 
     pub fn notify(&mut self, queue: u16) {
-        self.write(0x50, PCI_NOTIFY + 4 * u64::from(queue), 2, queue.into());
+        self.write(0x50, PCI_NOTIFY, 2, queue.into());
     }
 
     pub fn config(&mut self, offset: u64, len: usize) -> Vec<u8> {

@@ -153,14 +153,12 @@ impl Queue {
     /// # Errors
     /// What the driver did wrong; the queue cannot be used any more.
     pub fn next(&mut self, ram: &GuestMemoryMmap) -> Result<Option<Chain>, QueueError> {
-        let avail = self.ring.avail_idx(ram, Ordering::Acquire).map_err(|_| QueueError::Ring)?.0;
-        match avail.wrapping_sub(self.ring.next_avail()) {
-            0 => return Ok(None),
-            n if n > self.ring.size() => return Err(QueueError::AvailIndex),
-            _ => {}
-        }
-        let mut chains = self.ring.iter(ram).map_err(|_| QueueError::AvailIndex)?;
-        let head = chains.next().ok_or(QueueError::AvailIndex)?.head_index();
+        let mut chains = self.ring.iter(ram).map_err(|why| match why {
+            virtio_queue::Error::InvalidAvailRingIndex => QueueError::AvailIndex,
+            _ => QueueError::Ring,
+        })?;
+        let Some(chain) = chains.next() else { return Ok(None) };
+        let head = chain.head_index();
         self.take(head)?;
         self.walk(ram, head).map(Some)
     }

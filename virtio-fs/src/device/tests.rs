@@ -220,7 +220,11 @@ fn left_by_a_daemon(over: Over, meanwhile: impl Fn(&Driver)) -> Driver {
 
 /// What a daemon does to serve the request `unique` at `at`, short of giving it back.
 fn serve(driver: &Driver, unique: u64, at: u64) {
-    driver.ram.memory().write_obj([120u64.to_le(), unique.to_le()], GuestAddress(at + 64)).expect("in memory");
+    driver
+        .ram
+        .memory()
+        .write_obj([120u64.to_le(), unique.to_le()], GuestAddress(at + 64))
+        .expect("in memory");
 }
 
 #[test]

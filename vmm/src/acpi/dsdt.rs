@@ -111,7 +111,9 @@ fn host_bridge(body: &mut Vec<u8>, (base64, len64): (u64, u64)) {
     let window32 = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first32, last32, None);
     let window64 =
         AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, base64, base64 + len64 - 1, None);
-    let crs = ResourceTemplate::new(vec![&buses, &config, &window32, &window64]);
+    let (first_port, ports) = layout::PCI_PORTS;
+    let window_of_ports = AddressSpace::new_io(first_port, first_port + (ports - 1), None);
+    let crs = ResourceTemplate::new(vec![&buses, &config, &window_of_ports, &window32, &window64]);
     device(
         body,
         "PCI0",

@@ -14,6 +14,8 @@ pub(crate) const HOLE_END: u64 = 0x1_0000_0000;
 
 /// 32-bit PCI memory window.
 pub(crate) const PCI32: (u64, u64) = (0xc000_0000, 0x2000_0000);
+/// PCI window of ports: the first, and how many.
+pub(crate) const PCI_PORTS: (u16, u16) = (0xc000, 0x1000);
 /// PCI Express configuration space (ECAM) of bus 0: 32 devices, 8 functions, 4 KiB each.
 pub(crate) const ECAM: (u64, u64) = (0xe000_0000, 0x10_0000);
 /// virtio-mmio register blocks, [`VIRTIO_MMIO_STRIDE`] apart.

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
+use devices::doorbell::{Doorbell, DoorbellAddress, DoorbellSource, Register};
 use kvm_bindings::{
     KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -125,25 +125,17 @@ impl Drop for IoEvent {
 }
 
 fn ioevent(vm: &VmFd, event: &EventFd, at: DoorbellAddress, add: bool) -> Result<(), kvm_ioctls::Error> {
-    let addr = IoEventAddress::Mmio(at.mmio);
-    macro_rules! call {
-        ($value:expr) => {
-            if add {
-                vm.register_ioevent(event, &addr, $value)
-            } else {
-                vm.unregister_ioevent(event, &addr, $value)
-            }
-        };
-    }
-    match (at.value, at.len) {
-        (None, _) => call!(NoDatamatch),
-        #[allow(clippy::cast_possible_truncation)] // the width says how much of the value is compared
-        (Some(v), 1) => call!(v as u8),
-        #[allow(clippy::cast_possible_truncation)]
-        (Some(v), 2) => call!(v as u16),
-        #[allow(clippy::cast_possible_truncation)]
-        (Some(v), 4) => call!(v as u32),
-        (Some(v), _) => call!(v),
+    let DoorbellAddress { register, value } = at;
+    // The value's type says how wide the write is.
+    match (register, add) {
+        (Register::Memory(at), true) => {
+            vm.register_ioevent(event, &IoEventAddress::Mmio(at), u32::from(value))
+        }
+        (Register::Memory(at), false) => {
+            vm.unregister_ioevent(event, &IoEventAddress::Mmio(at), u32::from(value))
+        }
+        (Register::Port(at), true) => vm.register_ioevent(event, &IoEventAddress::Pio(at.into()), value),
+        (Register::Port(at), false) => vm.unregister_ioevent(event, &IoEventAddress::Pio(at.into()), value),
     }
 }
 

@@ -7,7 +7,7 @@ use super::core::{Core, Part, Wiring};
 use super::{Host, answer, written};
 use crate::addr::QueueIndex;
 use crate::bus::BusDevice;
-use crate::doorbell::DoorbellAddress;
+use crate::doorbell::{DoorbellAddress, Register};
 use crate::interrupt::Interrupt;
 use crate::virtio::VirtioDevice;
 
@@ -54,7 +54,7 @@ impl Wiring for Wires {
     }
 
     fn doorbell(&self, queue: QueueIndex) -> Option<DoorbellAddress> {
-        Some(DoorbellAddress { mmio: self.base + NOTIFY, len: 4, value: Some(queue.0.into()) })
+        Some(DoorbellAddress { register: Register::Memory(self.base + NOTIFY), value: queue.0 })
     }
 }
 

@@ -1,10 +1,13 @@
-//! virtio over PCI (VIRTIO 1.3, 4.1): a modern function whose BAR 0 has all its registers.
+//! virtio over PCI (VIRTIO 1.3, 4.1): a modern function whose BAR 0 has its registers in memory.
 //!
 //! ```text
 //! 0x0000  common configuration      0x2000  MSI-X table (up to 256 vectors)
 //! 0x0800  ISR status                0x3000  MSI-X pending bits
-//! 0x1000  device configuration      0x4000  doorbells, 4 bytes a queue
+//! 0x1000  device configuration
 //! ```
+//!
+//! BAR 1 is the doorbell: a port, to which the driver writes the queue's number. KVM need not decode an instruction to
+//! know what was written to a port, as it must for memory on AMD's processors.
 
 use std::io;
 use std::sync::Arc;
@@ -12,17 +15,19 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::core::{Core, Part, Wiring};
 use super::{Host, answer, written};
-use crate::addr::{AddrRange, QueueIndex};
+use crate::addr::QueueIndex;
 use crate::bus::BusDevice;
-use crate::doorbell::DoorbellAddress;
+use crate::doorbell::{DoorbellAddress, Register};
 use crate::interrupt::{Interrupt, MsiSource};
-use crate::pci::PciFunction;
 use crate::pci::config::{ConfigSpace, Identity};
 use crate::pci::msix::{self, Msix, NO_VECTOR};
+use crate::pci::{Decoded, PciFunction};
 use crate::virtio::{VirtioDevice, spec};
 
 /// Bytes of BAR 0.
-pub const BAR_SIZE: u32 = 0x8000;
+pub const BAR_SIZE: u32 = 0x4000;
+/// Ports of BAR 1.
+pub const PORTS: u16 = 4;
 
 const VENDOR: u16 = 0x1af4;
 /// Device ids of modern functions begin here (4.1.2.1).
@@ -35,9 +40,13 @@ const ISR: (u32, u32) = (0x0800, 1);
 const DEVICE: (u32, u32) = (0x1000, 0x1000);
 const TABLE: (u32, u32) = (0x2000, 0x1000);
 const PENDING: (u32, u32) = (0x3000, 0x1000);
-const NOTIFY: (u32, u32) = (0x4000, 0x4000);
-/// Bytes between two queues' doorbells; more queues than fit ring by the common doorbell's neighbours, so none.
-const NOTIFY_STRIDE: u32 = 4;
+const NOTIFY: (u32, u32) = (0, PORTS as u32);
+/// Ports between two queues' doorbells: there is one for all (4.1.4.4).
+const NOTIFY_STRIDE: u32 = 0;
+
+/// BARs by number.
+const REGISTERS_BAR: u8 = 0;
+const DOORBELL_BAR: u8 = 1;
 
 /// Types of the vendor's capability (4.1.4).
 const CAP_VENDOR: u8 = 9;
@@ -70,7 +79,7 @@ struct Wires {
     config_vector: u16,
     queue_vectors: Vec<u16>,
     isr: Arc<AtomicU8>,
-    decoded: Option<AddrRange>,
+    doorbell: Option<u16>,
 }
 
 impl Wiring for Wires {
@@ -88,14 +97,12 @@ impl Wiring for Wires {
     }
 
     fn doorbell(&self, queue: QueueIndex) -> Option<DoorbellAddress> {
-        let offset = u64::from(NOTIFY.0 + u32::from(queue.0) * NOTIFY_STRIDE);
-        // Each queue has an address of its own, so the value need not be looked at, and neither the width.
-        self.decoded.map(|bar| DoorbellAddress { mmio: bar.base() + offset, len: 0, value: None })
+        self.doorbell.map(|port| DoorbellAddress { register: Register::Port(port), value: queue.0 })
     }
 }
 
 impl PciTransport {
-    /// `device` as a function whose BAR 0 is at `bar`, with a vector for configuration changes and one for each queue, or
+    /// `device` as a function whose BARs are at `memory` and at `ports`, with a vector for configuration changes and one for each queue, or
     /// one for all.
     ///
     /// # Errors
@@ -103,7 +110,7 @@ impl PciTransport {
     pub fn new(
         device: Box<dyn VirtioDevice>,
         host: Host,
-        bar: u32,
+        (memory, ports): (u32, u16),
         source: &dyn MsiSource,
     ) -> io::Result<Self> {
         let shares = device.shares_a_vector();
@@ -111,7 +118,9 @@ impl PciTransport {
         let queues = core.profile().queue_sizes.len();
         let vectors = if shares { 2 } else { u16::try_from(queues + 1).map_err(io::Error::other)? };
         let msix = Msix::new(vectors, source)?;
-        let mut space = ConfigSpace::new(identity(core.profile().kind)).with_bar(bar, BAR_SIZE);
+        let mut space = ConfigSpace::new(identity(core.profile().kind))
+            .with_memory(memory, BAR_SIZE)
+            .with_ports(ports, PORTS);
         let (msix_at, window_at) = describe(&mut space, &msix, core.profile().config_len)
             .ok_or_else(|| io::Error::other("a PCI function's capabilities do not fit"))?;
         let wires = Wires {
@@ -119,7 +128,7 @@ impl PciTransport {
             config_vector: NO_VECTOR,
             queue_vectors: vec![NO_VECTOR; queues],
             isr: Arc::default(),
-            decoded: space.decoded(),
+            doorbell: doorbell(&space),
         };
         Ok(Self { core, space, wires, msix_at, window_at })
     }
@@ -151,7 +160,6 @@ impl PciTransport {
             0x18 => answer(out, layout.map_or(0, |l| l.size).to_le_bytes()),
             0x1a => answer(out, self.queue_vector().to_le_bytes()),
             0x1c => answer(out, u16::from(queue.is_some_and(|q| q.enabled)).to_le_bytes()),
-            0x1e => answer(out, queue.map_or(0, |_| self.core.queue_select).to_le_bytes()),
             0x20 | 0x24 => answer(out, place(layout.map(|l| l.desc), offset == 0x24)),
             0x28 | 0x2c => answer(out, place(layout.map(|l| l.avail), offset == 0x2c)),
             0x30 | 0x34 => answer(out, place(layout.map(|l| l.used), offset == 0x34)),
@@ -225,15 +233,20 @@ impl PciTransport {
         self.wires.queue_vectors.get(queue).copied().unwrap_or(NO_VECTOR)
     }
 
-    /// The data window of CAP_PCI (4.1.4.9): where in BAR 0 it looks, if at a place where an access may be.
-    fn window(&self) -> Option<(u64, usize)> {
+    /// The data window of CAP_PCI (4.1.4.9): into which BAR it looks and where, if at a place where an access may be.
+    fn window(&self) -> Option<(u8, u64, usize)> {
         let mut bar = [0];
         self.space.read(self.window_at + WINDOW_BAR, &mut bar);
         let offset = u64::from(self.space.u32_at(self.window_at + WINDOW_OFFSET));
         let length = self.space.u32_at(self.window_at + WINDOW_LENGTH);
-        let sound = bar == [0] && matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length.into());
-        sound.then_some((offset, length as usize))
+        let sound = matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length.into());
+        sound.then_some((bar[0], offset, length as usize))
     }
+}
+
+/// The port at which the doorbell is seen.
+fn doorbell(space: &ConfigSpace) -> Option<u16> {
+    space.decoded().ports.and_then(|ports| u16::try_from(ports.base()).ok())
 }
 
 fn half(address: u64, high: bool) -> [u8; 4] {
@@ -254,8 +267,9 @@ fn identity(kind: u32) -> Identity {
 /// Writes the capabilities; where the bodies of MSI-X and of the data window are.
 fn describe(space: &mut ConfigSpace, msix: &Msix, config_len: u32) -> Option<(usize, usize)> {
     let vendor = |kind: u8, (offset, len): (u32, u32), more: &[u8]| {
-        // Length with id and link; type, BAR 0, id, padding; offset, length (4.1.4).
-        let mut body = vec![u8::try_from(16 + more.len()).unwrap_or(u8::MAX), kind, 0, 0, 0, 0];
+        let bar = if kind == CAP_NOTIFY { DOORBELL_BAR } else { REGISTERS_BAR };
+        // Length with id and link; type, BAR, id, padding; offset, length (4.1.4).
+        let mut body = vec![u8::try_from(16 + more.len()).unwrap_or(u8::MAX), kind, bar, 0, 0, 0];
         body.extend(offset.to_le_bytes());
         body.extend(len.to_le_bytes());
         body.extend(more);
@@ -305,8 +319,6 @@ impl BusDevice for PciTransport {
             self.core.write_config(at, data);
         } else if let Some(at) = inside(offset, TABLE) {
             self.wires.msix.write_table(at, data);
-        } else if let Some(at) = inside(offset, NOTIFY) {
-            self.core.ring(u16::try_from(at / u64::from(NOTIFY_STRIDE)).unwrap_or(u16::MAX));
         }
     }
 }
@@ -315,10 +327,12 @@ impl PciFunction for PciTransport {
     fn read_config_space(&mut self, offset: usize, out: &mut [u8]) {
         let data = self.window_at + WINDOW_DATA;
         if (data..data + 4).contains(&offset)
-            && let Some((at, len)) = self.window()
+            && let Some((bar, at, len)) = self.window()
         {
             let mut value = [0; 4];
-            self.read(at, value.get_mut(..len).unwrap_or_default());
+            if bar == REGISTERS_BAR {
+                self.read(at, value.get_mut(..len).unwrap_or_default());
+            }
             self.space.put(data, &value);
         }
         self.space.read(offset, out);
@@ -331,19 +345,36 @@ impl PciFunction for PciTransport {
             self.wires.msix.set_control(self.space.u16_at(control));
         }
         if (window..window + 4).contains(&offset)
-            && let Some((at, len)) = self.window()
+            && let Some((bar, at, len)) = self.window()
         {
             let value = self.space.u32_at(window).to_le_bytes();
-            self.write(at, value.get(..len).unwrap_or_default());
+            let value = value.get(..len).unwrap_or_default();
+            match bar {
+                REGISTERS_BAR => self.write(at, value),
+                DOORBELL_BAR => self.write_ports(at, value),
+                _ => {}
+            }
         }
     }
 
-    fn decoded(&self) -> Option<AddrRange> {
+    fn write_ports(&mut self, offset: u64, data: &[u8]) {
+        if offset == u64::from(NOTIFY.0)
+            && let Some(queue) = written(data)
+        {
+            self.core.ring(u16::from_le_bytes(queue));
+        }
+    }
+
+    fn decoded(&self) -> Decoded {
         self.space.decoded()
     }
 
     fn moved(&mut self) {
-        self.wires.decoded = self.space.decoded();
+        let doorbell = doorbell(&self.space);
+        if doorbell == self.wires.doorbell {
+            return;
+        }
+        self.wires.doorbell = doorbell;
         if self.core.is_live() {
             self.core.ring_for(&self.wires);
         }

@@ -51,7 +51,7 @@ fn pci_shows_queues_sizes_and_doorbells() {
     assert_eq!(driver.peek(0x12, 2), [2, 0]);
     driver.select_queue(1);
     assert_eq!(driver.peek(0x18, 2), [16, 0]);
-    assert_eq!(driver.peek(0x1e, 2), [1, 0]);
+    assert_eq!(driver.peek(0x1e, 2), [0, 0], "one doorbell for all");
     driver.poke(0x1a, &9u16.to_le_bytes());
     assert_eq!(driver.peek(0x1a, 2), [0xff, 0xff], "a vector that is not there");
 }
@@ -76,6 +76,46 @@ fn configuration_is_read_at_its_offset() {
     for over in [Over::Mmio, Over::Pci] {
         let mut driver = Driver::new(Box::new(Still(false)), over);
         assert_eq!(driver.config(2, 2), [0x12, 0x12]);
+    }
+}
+
+/// The vendor's capability of type `kind`: where it is, and its bytes.
+fn capability(driver: &mut Driver, kind: u8) -> (usize, Vec<u8>) {
+    let mut at = usize::from(driver.peek_space(0x34, 1)[0]);
+    loop {
+        assert_ne!(at, 0, "no capability of type {kind}");
+        let bytes = driver.peek_space(at, 20);
+        if bytes[0] == 9 && bytes[3] == kind {
+            return (at, bytes);
+        }
+        at = bytes[1].into();
+    }
+}
+
+#[test]
+fn over_pci_the_doorbell_is_a_port_which_the_window_of_configuration_space_reaches_too() {
+    let (give, given) = channel();
+    let mut driver = Driver::new(Box::new(Generous(give)), Over::Pci);
+    driver.start(0);
+    let kicks: Vec<_> = given.try_iter().collect();
+    let (_, notify) = capability(&mut driver, 2);
+    // BAR 1; at 0, four ports; none between the doorbells of two queues.
+    assert_eq!((notify[4], &notify[8..]), (1, &[0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0][..]));
+    assert_eq!(driver.peek_space(0x14, 4), [1, 0xc0, 0, 0]);
+    driver.notify(1);
+    assert_eq!((kicks[0].read().ok(), kicks[1].read().ok()), (None, Some(1)));
+    let (window, _) = capability(&mut driver, 5);
+    let ring = |driver: &mut Driver, bar: u8, offset: u8, len: u8, queue: u8| {
+        driver.poke_space(window + 4, &[bar]);
+        driver.poke_space(window + 8, &[offset, 0, 0, 0, len, 0, 0, 0]);
+        driver.poke_space(window + 16, &[queue, 0, 0, 0]);
+    };
+    ring(&mut driver, 1, 0, 2, 0);
+    assert_eq!((kicks[0].read().ok(), kicks[1].read().ok()), (Some(1), None));
+    // A queue that is not there, other widths, other ports, a BAR that is not there.
+    for (bar, offset, len, queue) in [(1, 0, 2, 2), (1, 0, 1, 0), (1, 0, 4, 0), (1, 2, 2, 0), (2, 0, 2, 0)] {
+        ring(&mut driver, bar, offset, len, queue);
+        assert_eq!((kicks[0].read().ok(), kicks[1].read().ok()), (None, None), "{bar} {offset} {len}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bed::{self, Job};
 use crate::build;
@@ -131,10 +131,12 @@ pub(crate) fn with_assets(job: Job) -> Result<Job> {
 
 fn step(failed: &mut Vec<&'static str>, name: &'static str, work: impl FnOnce() -> Result<()>) {
     println!("==> {name}");
+    let begun = Instant::now();
     if let Err(error) = work() {
         println!("{error}");
         failed.push(name);
     }
+    println!("    {} s", begun.elapsed().as_secs());
 }
 
 fn cargo(words: &[&str]) -> Result<()> {

@@ -1,6 +1,6 @@
-//! The machine's port map: every port that means something, and the values that do.
+//! The PC's own part of the port map: every port that means something, and the values that do.
 //!
-//! All of ours lie below 0x1000, where no PCI window is ever put.
+//! All of these lie below 0x1000, where no PCI window is ever put; the window is in vmm/src/arch/layout.rs.
 
 /// COM1, eight registers.
 pub const COM1: u16 = 0x3f8;

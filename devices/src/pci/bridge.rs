@@ -38,5 +38,5 @@ impl PciFunction for HostBridge {
         Decoded::default()
     }
 
-    fn moved(&mut self) {}
+    fn moved(&mut self, _mapped: Decoded) {}
 }

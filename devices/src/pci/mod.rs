@@ -36,6 +36,6 @@ pub trait PciFunction: BusDevice {
     /// Where the BARs are decoded.
     fn decoded(&self) -> Decoded;
 
-    /// A BAR is decoded elsewhere now, or no more.
-    fn moved(&mut self);
+    /// The BARs are on their buses as `mapped` says now: where they are decoded, unless another function is there.
+    fn moved(&mut self, mapped: Decoded);
 }

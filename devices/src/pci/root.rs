@@ -21,7 +21,6 @@ const STRIDE: u64 = SIZE as u64 * FUNCTIONS;
 
 struct Slot {
     function: Arc<Mutex<dyn PciFunction>>,
-    decoded: Decoded,
     memory: Face,
     ports: Face,
 }
@@ -79,7 +78,6 @@ impl Root {
         if let (Some(memory), Some(ports)) = (self.memory.upgrade(), self.ports.upgrade()) {
             slot.memory.put(&memory, decoded.memory)?;
             slot.ports.put(&ports, decoded.ports)?;
-            slot.decoded = decoded;
         }
         self.slots.push(slot);
         Ok(device)
@@ -114,7 +112,7 @@ impl BusDevice for Root {
             function.write_config_space(at, data);
             function.decoded()
         };
-        if decoded != slot.decoded {
+        if decoded != slot.mapped() {
             slot.remap(&memory, &ports, decoded);
         }
     }
@@ -125,7 +123,6 @@ impl Slot {
         let function = Arc::new(Mutex::new(function));
         let ports = Arc::new(Mutex::new(Ports(function.clone())));
         Self {
-            decoded: Decoded::default(),
             memory: Face { registers: function.clone(), mapped: None },
             ports: Face { registers: ports, mapped: None },
             function,
@@ -139,8 +136,12 @@ impl Slot {
                 crate::warn_of_guest!("a PCI function's registers cannot be there: {why}");
             }
         }
-        self.decoded = to;
-        self.function.lock().unwrap_or_else(PoisonError::into_inner).moved();
+        let mapped = self.mapped();
+        self.function.lock().unwrap_or_else(PoisonError::into_inner).moved(mapped);
+    }
+
+    fn mapped(&self) -> Decoded {
+        Decoded { memory: self.memory.mapped, ports: self.ports.mapped }
     }
 }
 
@@ -188,7 +189,7 @@ mod tests {
         fn decoded(&self) -> Decoded {
             self.0.decoded()
         }
-        fn moved(&mut self) {
+        fn moved(&mut self, _: Decoded) {
             *self.2.lock().expect("count") += 1;
         }
     }
@@ -238,6 +239,17 @@ mod tests {
         assert!(ports.write(0xd002, &[7, 0]));
         assert!(!ports.write(0xc006, &[7, 0]));
         assert_eq!((at(&bus, 0xc000_0000), *moves.lock().expect("count")), (99, 1));
+        // On top of a device that is there: decoded nowhere until that has gone.
+        ports
+            .insert(AddrRange::new(0x3f8, 8).expect("a range"), Arc::new(Mutex::new(HostBridge::default())))
+            .expect("free");
+        root.write(STRIDE + 0x14, &0x3f9u32.to_le_bytes());
+        assert_eq!((at(&ports, 0xd002), at(&ports, 0x3f8)), (0xff, 0xff));
+        ports.remove(AddrRange::new(0x3f8, 8).expect("a range"));
+        root.write(STRIDE + 4, &[3, 0]);
+        assert_eq!(at(&ports, 0x3f8), 0);
+        root.write(STRIDE + 0x14, &0xd001u32.to_le_bytes());
+        assert_eq!(at(&ports, 0xd002), 0);
         root.write(STRIDE + 4, &[2, 0]);
         assert!(!ports.write(0xd002, &[7, 0]), "decoding of ports is off");
     }

@@ -2,7 +2,7 @@
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Messages, NoDoorbells, Ring, ram};
+use super::{Doorbells, Messages, Ring, ram};
 use crate::bus::BusDevice;
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
@@ -41,6 +41,8 @@ pub struct Driver {
     face: Face,
     pub ram: GuestRam,
     pub rings: Vec<Ring>,
+    /// What the hypervisor was asked to take.
+    pub doorbells: Doorbells,
     /// Over PCI, each queue's vector.
     vectors: Vec<u16>,
 }
@@ -50,7 +52,8 @@ impl Driver {
     pub fn new(device: Box<dyn VirtioDevice>, over: Over) -> Self {
         let ram = ram();
         let sizes = device.profile().queue_sizes;
-        let host = Host { ram: ram.clone(), doorbells: std::sync::Arc::new(NoDoorbells) };
+        let doorbells = Doorbells::default();
+        let host = Host { ram: ram.clone(), doorbells: std::sync::Arc::new(doorbells.clone()) };
         let face = match over {
             Over::Mmio => {
                 let events = [(); 2].map(|()| EventFd::new(EFD_NONBLOCK).expect("an eventfd"));
@@ -70,7 +73,7 @@ impl Driver {
             .map(|(i, max)| Ring::new(&ram, (*max).min(256), RINGS + i * RING_ROOM))
             .collect();
         let vectors = vec![0; sizes.len()];
-        Self { face, ram, rings, vectors }
+        Self { face, ram, rings, doorbells, vectors }
     }
 
     fn device(&mut self) -> &mut dyn BusDevice {
@@ -117,7 +120,8 @@ impl Driver {
         if let Face::Pci(t, _) = &mut self.face {
             t.write_config_space(offset, data);
             t.read_config_space(offset, &mut vec![0; data.len()]);
-            t.moved();
+            let decoded = t.decoded();
+            t.moved(decoded);
         }
     }
 

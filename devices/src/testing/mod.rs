@@ -103,12 +103,35 @@ impl MsiSource for Messages {
     }
 }
 
-/// A hypervisor that takes no doorbell, so that every ring goes through the registers.
-pub struct NoDoorbells;
+/// A hypervisor that notes the doorbells it is given and signals none, so that every ring goes through the registers.
+#[derive(Clone, Default)]
+pub struct Doorbells(Arc<Mutex<Vec<DoorbellAddress>>>);
 
-impl DoorbellSource for NoDoorbells {
-    fn register(&self, _: DoorbellAddress, _: &EventFd) -> io::Result<Box<dyn Doorbell>> {
-        Err(io::ErrorKind::Unsupported.into())
+impl Doorbells {
+    /// Those that are registered.
+    pub fn list(&self) -> Vec<DoorbellAddress> {
+        self.0.lock().expect("a list").clone()
+    }
+}
+
+impl DoorbellSource for Doorbells {
+    fn register(&self, at: DoorbellAddress, _: &EventFd) -> io::Result<Box<dyn Doorbell>> {
+        if self.list().contains(&at) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.0.lock().expect("a list").push(at);
+        Ok(Box::new(Noted(self.clone(), at)))
+    }
+}
+
+/// One of them.
+struct Noted(Doorbells, DoorbellAddress);
+
+impl Doorbell for Noted {}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.0.0.lock().expect("a list").retain(|at| *at != self.1);
     }
 }
 

@@ -70,8 +70,14 @@ fn lead(count: u16, avail: u16, used: Option<u16>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::QueueIndex;
+    use crate::interrupt::Interrupt;
     use crate::testing::{Buffer, Ring};
+    use crate::virtio::chain::Chain;
+    use crate::virtio::queue::Queue;
+    use crate::virtio::{Features, QueueGrant};
     use vm_memory::GuestAddressSpace;
+    use vmm_sys_util::eventfd::EventFd;
 
     const USED_AT: u64 = 4;
 
@@ -118,6 +124,37 @@ mod tests {
             give_back(&ram, &ring, n, 3);
             assert_eq!(find(&ram.memory(), &ring.layout).expect("a ring").count, 0);
         }
+    }
+
+    /// The heads that are taken over, where `is_open` knows them by their number.
+    fn taken_over(ram: &crate::memory::GuestRam, ring: &Ring, is_open: impl Fn(u16) -> bool) -> Vec<u16> {
+        let grant = QueueGrant {
+            index: QueueIndex(0),
+            ring: ring.layout,
+            kick: EventFd::new(0).expect("an eventfd"),
+            call: Interrupt::none(),
+            from: Progress::default(),
+        };
+        let taken = Queue::take_over(grant, &ram.memory(), Features(0), |chain| is_open(chain.head()));
+        taken.expect("a ring").1.iter().map(Chain::head).collect()
+    }
+
+    #[test]
+    fn a_chain_that_may_have_been_given_back_is_not_given_back_twice() {
+        let (ram, mut ring) = ring(8);
+        (0..3).for_each(|head| ring.descriptor(head, 0x1000, 16, 2, 0));
+        ring.offer(0, 1);
+        assert_eq!(taken_over(&ram, &ring, |_| false), [0], "there is no other");
+        give_back(&ram, &ring, 0, 0);
+        (0..3).for_each(|head| ring.offer(head, 1));
+        give_back(&ram, &ring, 1, 2);
+        give_back(&ram, &ring, 2, 1);
+        // Head 0 is out, and 2, which overtook it, looks as if it were.
+        let found = find(&ram.memory(), &ring.layout).expect("a ring");
+        assert_eq!((found.count, found.heads), (1, vec![2, 0]));
+        assert_eq!(taken_over(&ram, &ring, |head| head == 0), [0]);
+        assert!(taken_over(&ram, &ring, |_| false).is_empty(), "which one it is nobody knows");
+        assert_eq!(taken_over(&ram, &ring, |_| true), [2], "no more than are missing");
     }
 
     #[test]

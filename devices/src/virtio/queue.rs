@@ -101,9 +101,10 @@ impl Queue {
     }
 
     /// Opens a granted queue that another process has worked until now, and takes over the chains it has not given
-    /// back; [`Queue::notify_for_certain`] once they are completed. `is_open` knows by its content whether a chain was
-    /// not served yet; it is asked because the ring leaves a doubt, and the chain it is given is not completed. One that
-    /// was served and not given back is taken over, too, behind the others.
+    /// back; [`Queue::notify_for_certain`] once they are completed. Where requests overtook each other the ring leaves a
+    /// doubt which ones they are, so `is_open` is asked whether a chain, by its content, was not served yet; the chain it
+    /// is given is not completed. Chains of which it says no, served and perhaps not given back, are taken over only if
+    /// there are no more of them than are missing: the driver must never get one twice.
     ///
     /// # Errors
     /// [`QueueError::Ring`], or what the driver did wrong with the indices.
@@ -119,16 +120,24 @@ impl Queue {
         let found = orphans::find(ram, &grant.ring)?;
         grant.from = found.progress;
         let mut queue = Self::open(grant, ram, features)?;
-        let (mut open, mut served) = (Vec::new(), Vec::new());
+        let (mut heads, mut doubtful) = (Vec::new(), Vec::new());
         for head in found.heads {
             // A head that is none any more may lead anywhere.
             if let Ok(mut chain) = queue.walk(ram, head) {
-                if is_open(&mut chain) { &mut open } else { &mut served }.push(head);
+                if is_open(&mut chain) { &mut heads } else { &mut doubtful }.push(head);
             }
         }
-        let heads = open.into_iter().chain(served).take(found.count.into());
-        let chains = heads.map(|head| queue.take(head).and_then(|()| queue.walk(ram, head)));
-        let chains = chains.collect::<Result<_, _>>()?;
+        heads.truncate(found.count.into());
+        if heads.len() + doubtful.len() <= usize::from(found.count) {
+            heads.extend(doubtful);
+        }
+        let mut chains = Vec::new();
+        for head in heads {
+            if let Ok(chain) = queue.walk(ram, head) {
+                queue.take(head)?;
+                chains.push(chain);
+            }
+        }
         Ok((queue, chains))
     }
 

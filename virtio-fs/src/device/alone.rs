@@ -84,11 +84,15 @@ fn request(chain: &mut Chain, ram: &GuestMemoryMmap) -> Result<Option<(u32, u64)
     Ok(Some((operation, u64::from_le(unique))))
 }
 
-/// Whether a request has no reply yet. A reply bears its request's number; a guest clears the place for it before. A reply
-/// that is there and was not given back may be half of one: that request is answered like the others.
+/// Whether a request surely has no reply yet. A reply bears its request's number; a guest clears the place for it before. A
+/// reply that is there and was not given back may be half of one: that request is answered like the others. Of a request
+/// without a reply nothing can be told.
 fn is_open(chain: &mut Chain, ram: &GuestMemoryMmap) -> bool {
     let Ok(Some((_, unique))) = request(chain, ram) else { return false };
     let Ok(slices) = chain.writable_buffers().slices(ram, REPLY) else { return false };
+    if chain.writable() == 0 {
+        return false;
+    }
     let mut reply = [0; REPLY];
     let mut done = 0;
     for slice in slices {

@@ -312,7 +312,10 @@ impl Core {
         self.doorbells.clear();
         for (index, (queue, kick)) in (0u16..).zip(self.queues.iter().zip(&self.kicks)) {
             if let Some(at) = wiring.doorbell(QueueIndex(index)).filter(|_| queue.enabled) {
-                self.doorbells.extend(self.host.doorbells.register(at, kick));
+                match self.host.doorbells.register(at, kick) {
+                    Ok(doorbell) => self.doorbells.push(doorbell),
+                    Err(why) => crate::warn_of_guest!("a doorbell rings by way of this process: {why}"),
+                }
             }
         }
     }

@@ -3,11 +3,12 @@
 //! ```text
 //! 0x0000  common configuration      0x2000  MSI-X table (up to 256 vectors)
 //! 0x0800  ISR status                0x3000  MSI-X pending bits
-//! 0x1000  device configuration
+//! 0x1000  device configuration      0x1800  a doorbell for drivers that have no use for ports
 //! ```
 //!
 //! BAR 1 is the doorbell: a port, to which the driver writes the queue's number. KVM need not decode an instruction to
-//! know what was written to a port, as it must for memory on AMD's processors.
+//! know what was written to a port, as it must for memory on AMD's processors. Its capability comes first, and drivers take
+//! the first that they can use (4.1.4); the doorbell in memory works as well, but by way of this process.
 
 use std::io;
 use std::sync::Arc;
@@ -37,7 +38,8 @@ const REVISION: u8 = 1;
 
 const COMMON: (u32, u32) = (0x0000, 0x40);
 const ISR: (u32, u32) = (0x0800, 1);
-const DEVICE: (u32, u32) = (0x1000, 0x1000);
+const DEVICE: (u32, u32) = (0x1000, 0x800);
+const NOTIFY_IN_MEMORY: (u32, u32) = (0x1800, 4);
 const TABLE: (u32, u32) = (0x2000, 0x1000);
 const PENDING: (u32, u32) = (0x3000, 0x1000);
 const NOTIFY: (u32, u32) = (0, PORTS as u32);
@@ -128,9 +130,16 @@ impl PciTransport {
             config_vector: NO_VECTOR,
             queue_vectors: vec![NO_VECTOR; queues],
             isr: Arc::default(),
-            doorbell: doorbell(&space),
+            doorbell: doorbell(space.decoded()),
         };
         Ok(Self { core, space, wires, msix_at, window_at })
+    }
+
+    /// A write to a doorbell: the queue's number, 16 bits wide (4.1.5.2).
+    fn ring(&self, offset: u64, data: &[u8]) {
+        if let (0, Some(queue)) = (offset, written(data)) {
+            self.core.ring(u16::from_le_bytes(queue));
+        }
     }
 
     fn set_status(&mut self, value: u8) {
@@ -245,8 +254,8 @@ impl PciTransport {
 }
 
 /// The port at which the doorbell is seen.
-fn doorbell(space: &ConfigSpace) -> Option<u16> {
-    space.decoded().ports.and_then(|ports| u16::try_from(ports.base()).ok())
+fn doorbell(seen: Decoded) -> Option<u16> {
+    seen.ports.and_then(|ports| u16::try_from(ports.base()).ok())
 }
 
 fn half(address: u64, high: bool) -> [u8; 4] {
@@ -266,8 +275,7 @@ fn identity(kind: u32) -> Identity {
 
 /// Writes the capabilities; where the bodies of MSI-X and of the data window are.
 fn describe(space: &mut ConfigSpace, msix: &Msix, config_len: u32) -> Option<(usize, usize)> {
-    let vendor = |kind: u8, (offset, len): (u32, u32), more: &[u8]| {
-        let bar = if kind == CAP_NOTIFY { DOORBELL_BAR } else { REGISTERS_BAR };
+    let vendor = |kind: u8, bar: u8, (offset, len): (u32, u32), more: &[u8]| {
         // Length with id and link; type, BAR, id, padding; offset, length (4.1.4).
         let mut body = vec![u8::try_from(16 + more.len()).unwrap_or(u8::MAX), kind, bar, 0, 0, 0];
         body.extend(offset.to_le_bytes());
@@ -275,17 +283,24 @@ fn describe(space: &mut ConfigSpace, msix: &Msix, config_len: u32) -> Option<(us
         body.extend(more);
         body
     };
-    space.add_capability(CAP_VENDOR, &vendor(CAP_COMMON, COMMON, &[]), &[])?;
-    space.add_capability(CAP_VENDOR, &vendor(CAP_ISR, ISR, &[]), &[])?;
+    space.add_capability(CAP_VENDOR, &vendor(CAP_COMMON, REGISTERS_BAR, COMMON, &[]), &[])?;
+    space.add_capability(CAP_VENDOR, &vendor(CAP_ISR, REGISTERS_BAR, ISR, &[]), &[])?;
     if config_len > 0 {
-        space.add_capability(CAP_VENDOR, &vendor(CAP_DEVICE, (DEVICE.0, config_len), &[]), &[])?;
+        space.add_capability(
+            CAP_VENDOR,
+            &vendor(CAP_DEVICE, REGISTERS_BAR, (DEVICE.0, config_len), &[]),
+            &[],
+        )?;
     }
-    space.add_capability(CAP_VENDOR, &vendor(CAP_NOTIFY, NOTIFY, &NOTIFY_STRIDE.to_le_bytes()), &[])?;
+    for (bar, place) in [(DOORBELL_BAR, NOTIFY), (REGISTERS_BAR, NOTIFY_IN_MEMORY)] {
+        let doorbell = vendor(CAP_NOTIFY, bar, place, &NOTIFY_STRIDE.to_le_bytes());
+        space.add_capability(CAP_VENDOR, &doorbell, &[])?;
+    }
     let mut mask = [0; 18];
     // BAR, offset, length and data are the driver's to write.
     mask[WINDOW_BAR] = 0xff;
     mask[WINDOW_OFFSET..].fill(0xff);
-    let window = space.add_capability(CAP_VENDOR, &vendor(CAP_PCI, (0, 0), &[0; 4]), &mask)?;
+    let window = space.add_capability(CAP_VENDOR, &vendor(CAP_PCI, REGISTERS_BAR, (0, 0), &[0; 4]), &mask)?;
     let (body, mask) = msix.capability(TABLE.0, PENDING.0);
     Some((space.add_capability(msix::CAPABILITY, &body, &mask)?, window))
 }
@@ -319,6 +334,8 @@ impl BusDevice for PciTransport {
             self.core.write_config(at, data);
         } else if let Some(at) = inside(offset, TABLE) {
             self.wires.msix.write_table(at, data);
+        } else if let Some(at) = inside(offset, NOTIFY_IN_MEMORY) {
+            self.ring(at, data);
         }
     }
 }
@@ -358,19 +375,15 @@ impl PciFunction for PciTransport {
     }
 
     fn write_ports(&mut self, offset: u64, data: &[u8]) {
-        if offset == u64::from(NOTIFY.0)
-            && let Some(queue) = written(data)
-        {
-            self.core.ring(u16::from_le_bytes(queue));
-        }
+        self.ring(offset, data);
     }
 
     fn decoded(&self) -> Decoded {
         self.space.decoded()
     }
 
-    fn moved(&mut self) {
-        let doorbell = doorbell(&self.space);
+    fn moved(&mut self, mapped: Decoded) {
+        let doorbell = doorbell(mapped);
         if doorbell == self.wires.doorbell {
             return;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::doorbell::{DoorbellAddress, Register};
 use crate::testing::{Driver, Over, make_blocking};
 use crate::virtio::{Activation, Profile, Progress, StartError, VirtioDevice};
 
@@ -99,7 +100,7 @@ fn over_pci_the_doorbell_is_a_port_which_the_window_of_configuration_space_reach
     driver.start(0);
     let kicks: Vec<_> = given.try_iter().collect();
     let (_, notify) = capability(&mut driver, 2);
-    // BAR 1; at 0, four ports; none between the doorbells of two queues.
+    // BAR 1; at 0, four ports; none between the doorbells of two queues. It comes before the one in memory.
     assert_eq!((notify[4], &notify[8..]), (1, &[0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0][..]));
     assert_eq!(driver.peek_space(0x14, 4), [1, 0xc0, 0, 0]);
     driver.notify(1);
@@ -112,11 +113,39 @@ fn over_pci_the_doorbell_is_a_port_which_the_window_of_configuration_space_reach
     };
     ring(&mut driver, 1, 0, 2, 0);
     assert_eq!((kicks[0].read().ok(), kicks[1].read().ok()), (Some(1), None));
+    driver.poke(0x1800, &[1, 0]);
+    assert_eq!((kicks[0].read().ok(), kicks[1].read().ok()), (None, Some(1)), "in memory");
     // A queue that is not there, other widths, other ports, a BAR that is not there.
     for (bar, offset, len, queue) in [(1, 0, 2, 2), (1, 0, 1, 0), (1, 0, 4, 0), (1, 2, 2, 0), (2, 0, 2, 0)] {
         ring(&mut driver, bar, offset, len, queue);
         assert_eq!((kicks[0].read().ok(), kicks[1].read().ok()), (None, None), "{bar} {offset} {len}");
     }
+}
+
+#[test]
+fn doorbells_are_where_their_register_is_seen_and_only_while_the_device_is_live() {
+    let two = |register| [0, 1].map(|value| DoorbellAddress { register, value });
+    let mut driver = Driver::new(Box::new(Still(false)), Over::Mmio);
+    driver.start(0);
+    assert_eq!(driver.doorbells.list(), two(Register::Memory(0xfe00_0050)));
+    driver.set_status(0);
+    assert_eq!(driver.doorbells.list(), []);
+
+    let mut driver = Driver::new(Box::new(Still(false)), Over::Pci);
+    assert_eq!(driver.doorbells.list(), []);
+    driver.start(0);
+    assert_eq!(driver.doorbells.list(), two(Register::Port(0xc000)));
+    driver.poke_space(0x04, &[2, 0]);
+    assert_eq!(driver.doorbells.list(), [], "decoding of ports is off");
+    driver.poke_space(0x14, &[0xff; 4]);
+    driver.poke_space(0x14, &[0x01, 0xd0, 0, 0]);
+    assert_eq!(driver.doorbells.list(), []);
+    driver.poke_space(0x04, &[3, 0]);
+    assert_eq!(driver.doorbells.list(), two(Register::Port(0xd000)));
+    driver.poke_space(0x14, &[0x01, 0xe0, 0, 0]);
+    assert_eq!(driver.doorbells.list(), two(Register::Port(0xe000)));
+    driver.set_status(0);
+    assert_eq!(driver.doorbells.list(), []);
 }
 
 /// A device that gives its kicks away.

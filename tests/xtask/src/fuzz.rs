@@ -41,7 +41,7 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
     -Cllvm-args=-simplifycfg-branch-fold-threshold=0 -Cdebug-assertions -Ccodegen-units=1 --cfg fuzzing";
 
 /// Seconds for each target in the tests.
-const SHORT: u32 = 10;
+const SHORT: u32 = 5;
 /// Seconds that one input may take, and in the test bed.
 const SLOW: u32 = 10;
 const SLOW_IN_THE_BED: u32 = 60;

@@ -46,6 +46,7 @@ pub struct ConfigSpace {
     /// Where the link to the next capability is to be written.
     link: usize,
     next: u8,
+    /// Sizes of the BARs, 0 where there is none.
     memory: u32,
     ports: u16,
 }

@@ -52,8 +52,8 @@ pub struct Root {
 }
 
 impl Root {
-    /// A bus 0 whose functions' BARs are put on these buses, of memory and of ports. Its host bridge shows itself once there is another function:
-    /// a kernel's early quirks read more of a device that is there.
+    /// A bus 0 whose functions' BARs are put on these buses, of memory and of ports. Its host bridge shows itself once
+    /// there is another function: a kernel's early quirks read more of a device that is there.
     pub fn new(memory: &Bus, ports: &Bus) -> Self {
         let bridge = Slot::new(HostBridge::default());
         Self { memory: memory.downgrade(), ports: ports.downgrade(), slots: vec![bridge] }

@@ -89,10 +89,10 @@ fn request(chain: &mut Chain, ram: &GuestMemoryMmap) -> Result<Option<(u32, u64)
 /// without a reply nothing can be told.
 fn is_open(chain: &mut Chain, ram: &GuestMemoryMmap) -> bool {
     let Ok(Some((_, unique))) = request(chain, ram) else { return false };
-    let Ok(slices) = chain.writable_buffers().slices(ram, REPLY) else { return false };
     if chain.writable() == 0 {
         return false;
     }
+    let Ok(slices) = chain.writable_buffers().slices(ram, REPLY) else { return false };
     let mut reply = [0; REPLY];
     let mut done = 0;
     for slice in slices {

@@ -187,15 +187,7 @@ fn driver_hangup(driver: &mut Driver, thread: JoinHandle<UnixStream>) -> UnixStr
 #[test]
 fn requests_that_a_daemon_took_and_died_with_are_answered() {
     for over in [Over::Mmio, Over::Pci] {
-        let (stream, thread) = idle(|request, count| request == SET_VRING_ENABLE && count == 2);
-        let mut driver = Driver::new(Box::new(device(stream).expect("a device")), over);
-        // In the ring before the daemon has it; it then says nothing to the last message and hangs up.
-        driver.negotiate(feature::COMMON);
-        driver.set_up_queues();
-        ask(&mut driver, 1, (GETATTR, 7), 0x2000);
-        ask(&mut driver, 1, (GETATTR, 8), 0x3000);
-        driver.drive();
-        drop(thread.join().expect("it ended"));
+        let mut driver = left_by_a_daemon(over, |_| ());
         let first = reply(&mut driver, 1, 0x2000);
         let second = reply(&mut driver, 1, 0x3000);
         assert_eq!([first, second], [(GONE.0, GONE.1, 7), (GONE.0, GONE.1, 8)]);
@@ -208,6 +200,7 @@ fn requests_that_a_daemon_took_and_died_with_are_answered() {
 fn left_by_a_daemon(over: Over, meanwhile: impl Fn(&Driver)) -> Driver {
     let (stream, thread) = idle(|request, count| request == SET_VRING_ENABLE && count == 2);
     let mut driver = Driver::new(Box::new(device(stream).expect("a device")), over);
+    // In the ring before the daemon has it; it then says nothing to the last message and hangs up.
     driver.negotiate(feature::COMMON);
     driver.set_up_queues();
     ask(&mut driver, 1, (GETATTR, 7), 0x2000);

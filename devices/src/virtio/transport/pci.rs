@@ -104,8 +104,8 @@ impl Wiring for Wires {
 }
 
 impl PciTransport {
-    /// `device` as a function whose BARs are at `memory` and at `ports`, with a vector for configuration changes and one for each queue, or
-    /// one for all.
+    /// `device` as a function whose BARs are at `memory` and at `ports`, with a vector for configuration changes and one
+    /// for each queue, or one for all.
     ///
     /// # Errors
     /// The host refused an eventfd or a vector.

@@ -16,6 +16,7 @@ pub mod legacy;
 pub mod memory;
 pub mod pci;
 pub mod rate;
+pub mod shared_memory;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod throttle;

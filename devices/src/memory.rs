@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // pointers into guest memory, for the kernel
 
 use std::io;
+use std::ptr;
 
 use vm_memory::{
     GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
@@ -19,6 +20,68 @@ pub type Mapped = <GuestRam as GuestAddressSpace>::T;
 
 /// The unit in which memory is given back.
 pub const PAGE: usize = 4096;
+
+/// Where a huge page begins: a reservation does, too, so that the host can back it by huge pages.
+const HUGE: usize = 2 << 20;
+
+/// Addresses of this process that are set aside, without access; they are free again when it is dropped, with whatever
+/// was mapped there since.
+///
+/// Hazard: what points there does not keep it. Whoever holds it drops it last.
+#[derive(Debug)]
+pub struct Reservation {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the pointer is a range of addresses owned by this value; nothing is read or written through it here.
+unsafe impl Send for Reservation {}
+// SAFETY: likewise.
+unsafe impl Sync for Reservation {}
+
+impl Reservation {
+    /// Sets `len` addresses aside, from a multiple of 2 MiB on.
+    ///
+    /// # Errors
+    /// The process has no room for them.
+    pub fn new(len: usize) -> io::Result<Self> {
+        let padded = len.checked_add(HUGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh reservation without access, at an address the kernel chooses.
+        let start = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let head = start.cast::<u8>().align_offset(HUGE);
+        // SAFETY: both spans are the unused ends of the reservation made above; `head` is at most HUGE - 1.
+        unsafe {
+            let base = start.cast::<u8>().add(head);
+            if head > 0 {
+                libc::munmap(start, head);
+            }
+            libc::munmap(base.add(len).cast(), HUGE - head);
+            Ok(Self { base, len })
+        }
+    }
+
+    /// The first address.
+    pub fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    /// All of them.
+    pub fn addresses(&self) -> std::ops::Range<u64> {
+        let start = self.base.addr() as u64;
+        start..start + self.len as u64
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours; by this type's contract nobody uses what is mapped there any more.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
+}
 
 /// Whether other processes may map the guest's memory: then it is a file's.
 pub fn is_shared(ram: &GuestMemoryMmap) -> bool {

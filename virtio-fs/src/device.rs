@@ -8,9 +8,11 @@
 //! 3. A daemon that hangs up, or does not keep to the protocol, is gone. The thread then works the queues itself and
 //!    answers every request, those that the daemon left behind too, with the error that a file system without its
 //!    server gives: ENOTCONN.
-//! 4. `stop` has the thread take the rings back. The next start looks for a daemon at the socket's path anew.
+//! 4. A daemon may map files into the guest's view where that is wanted ([`dax`]).
+//! 5. `stop` has the thread take the rings back. The next start looks for a daemon at the socket's path anew.
 
 mod alone;
+mod dax;
 
 use std::io;
 use std::ops::ControlFlow;
@@ -22,13 +24,17 @@ use std::time::{Duration, Instant};
 use devices::confine::{Call, Confinement};
 use devices::interrupt::Interrupt;
 use devices::memory::GuestRam;
+use devices::shared_memory::Region;
 use devices::virtio::queue::Queue;
 use devices::virtio::vhost::Deadline;
-use devices::virtio::vhost::user::{self, Daemon, DaemonError};
+use devices::virtio::vhost::requests;
+use devices::virtio::vhost::user::{self, Daemon, DaemonError, Needs};
 use devices::virtio::{Activation, Features, Profile, Progress, QueueGrant, StartError, VirtioDevice, spec};
 use devices::worker::{Events, Work, Worker};
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use dax::{Bell, Dax};
 
 /// Bytes of a tag (5.11.4).
 pub const TAG_MAX: usize = 36;
@@ -48,6 +54,14 @@ pub struct Share {
     pub queues: u16,
     /// Size of each queue, a power of two.
     pub queue_size: u16,
+    /// Whether the daemon may map files into the guest's view, in a region of as many bytes as it says.
+    pub dax: bool,
+}
+
+impl Share {
+    fn needs(&self) -> Needs {
+        Needs { queues: self.queues + HIPRIO, shared_memory: self.dax }
+    }
 }
 
 /// Why there is no such device.
@@ -71,6 +85,27 @@ pub enum FsError {
         /// Why not.
         source: DaemonError,
     },
+    /// The daemon maps no files.
+    #[error(
+        "the daemon of the share \"{tag}\" has no window for DAX; start kiwi-virtiofsd with --dax-window=SIZE, or leave \
+         dax=on out"
+    )]
+    NoWindow {
+        /// Of which share.
+        tag: String,
+    },
+    /// Its window cannot be.
+    #[error(
+        "the daemon of the share \"{tag}\" has a window of {len} bytes for DAX, which cannot be had: {source}"
+    )]
+    Window {
+        /// Of which share.
+        tag: String,
+        /// As the daemon says.
+        len: u64,
+        /// Why not.
+        source: io::Error,
+    },
     /// The host has no thread, or nothing to wake it.
     #[error("the host refused to make a thread: {0}")]
     Thread(io::Error),
@@ -87,10 +122,8 @@ pub struct Fs {
     /// Here while the device is at rest: see [`Running`].
     begin: Option<EventFd>,
     worker: Worker<Running>,
+    dax: Option<Dax>,
 }
-
-/// What a thread asks of the kernel to answer a daemon that asks for something.
-const ANSWER: [Call; 2] = [Call::Any(libc::SYS_recvfrom), Call::Any(libc::SYS_sendto)];
 
 /// What a thread asks of the kernel to meet another daemon.
 const MEET: [Call; 6] = [
@@ -133,14 +166,21 @@ impl Fs {
     ) -> Result<Self, FsError> {
         let deadline = Deadline::new("fs-deadline", confinement).map_err(FsError::Thread)?;
         let deadline = Arc::new(deadline);
-        let daemon = Daemon::meet(stream, share.queues + HIPRIO, &deadline)
-            .map_err(|source| FsError::Daemon { tag: share.tag.clone(), source })?;
+        let tag = || share.tag.clone();
+        let daemon = Daemon::meet(stream, share.needs(), &deadline).map_err(|source| match source {
+            DaemonError::NoRegion => FsError::NoWindow { tag: tag() },
+            source => FsError::Daemon { tag: tag(), source },
+        })?;
+        let dax = daemon.region_len().map(|len| {
+            Dax::new(len, confinement).map_err(|source| FsError::Window { tag: tag(), len, source })
+        });
+        let dax = dax.transpose()?;
         let mut calls = user::CALLS.to_vec();
-        calls.extend(ANSWER);
+        calls.extend(requests::CALLS);
         calls.extend(MEET.iter().filter(|_| path.is_some()).copied());
         let worker = Worker::new("fs", &calls, confinement).map_err(FsError::Thread)?;
         let begin = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(FsError::Thread)?;
-        Ok(Self { share, daemon: Some(daemon), path, deadline, begin: Some(begin), worker })
+        Ok(Self { share, daemon: Some(daemon), path, deadline, begin: Some(begin), worker, dax })
     }
 
     /// Takes back what outlives a start.
@@ -196,7 +236,14 @@ impl VirtioDevice for Fs {
         out.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
     }
 
+    fn shared_memory(&self) -> Option<Arc<Region>> {
+        self.dax.as_ref().map(|dax| dax.region.clone())
+    }
+
     fn start(&mut self, activation: Activation) -> Result<(), StartError> {
+        if let Some(dax) = &mut self.dax {
+            dax.start().map_err(StartError::worker)?;
+        }
         let Activation { ram, features, queues, needs_reset, .. } = activation;
         let begin = self.begin.take().ok_or_else(StartError::busy)?;
         let work = Running {
@@ -204,6 +251,7 @@ impl VirtioDevice for Fs {
             daemon: self.daemon.take(),
             path: self.path.clone(),
             deadline: self.deadline.clone(),
+            dax: self.dax.as_ref().map(|dax| (dax.region.len(), dax.bell())),
             begin,
             begun: false,
             grants: queues,
@@ -221,8 +269,12 @@ impl VirtioDevice for Fs {
     }
 
     fn stop(&mut self) -> Vec<Progress> {
-        let Some(work) = self.worker.stop() else { return Vec::new() };
-        self.rest(work)
+        let work = self.worker.stop();
+        // Only now: the other thread may have waited for the daemon, and the daemon for an answer.
+        if let Some(dax) = &mut self.dax {
+            dax.stop();
+        }
+        work.map_or_else(Vec::new, |work| self.rest(work))
     }
 }
 
@@ -238,6 +290,8 @@ struct Running {
     daemon: Option<Daemon>,
     path: Option<PathBuf>,
     deadline: Arc<Deadline>,
+    /// Where files may be mapped: how long the region is, and who answers.
+    dax: Option<(u64, Arc<Bell>)>,
     /// Signalled at the start: the conversation with the daemon takes place when the vCPU that started us is at work
     /// again, so that a daemon that is slow to answer holds nobody up.
     begin: EventFd,
@@ -266,7 +320,7 @@ impl Work for Running {
         match token {
             BEGIN => self.begin(events),
             DAEMON => self.lost(&"it ended, or spoke unasked", events),
-            REQUEST => self.refuse(),
+            REQUEST => self.refuse(events),
             queue => self.answer(queue),
         }
     }
@@ -303,23 +357,33 @@ impl Running {
             (None, None) => return Err(DaemonError::Closed),
             (None, Some(path)) => {
                 let stream = user::connect(path).map_err(host("connect to its socket"))?;
-                Daemon::meet(stream, self.share.queues + HIPRIO, &self.deadline)?
+                Daemon::meet(stream, self.share.needs(), &self.deadline)?
             }
         };
+        if daemon.region_len() != self.dax.as_ref().map(|(len, _)| *len) {
+            return Err(DaemonError::Protocol(
+                "its window for DAX has another length than before".to_owned(),
+            ));
+        }
+        match (&self.dax, daemon.requests()) {
+            (Some((_, bell)), Some(requests)) => bell.ring(requests),
+            (_, Some(requests)) => events.add(requests, REQUEST).map_err(host("wait for it"))?,
+            (_, None) => {}
+        }
         daemon.start(&self.ram.memory(), self.features, &self.grants)?;
         events.add(&daemon, DAEMON).map_err(host("wait for it"))?;
-        if let Some(requests) = daemon.requests() {
-            events.add(requests, REQUEST).map_err(host("wait for it"))?;
-        }
         (self.daemon, self.begun) = (Some(daemon), true);
         Ok(())
     }
 
-    fn refuse(&mut self) -> ControlFlow<()> {
-        if let Some(daemon) = &mut self.daemon
-            && let Err(why) = daemon.refuse()
+    /// Answers what the daemon asks for: no.
+    fn refuse(&self, events: &Events) -> ControlFlow<()> {
+        if let Some(requests) = self.daemon.as_ref().and_then(Daemon::requests)
+            && let Err(why) = requests.answer(None)
         {
             tracing::debug!("the daemon of the share \"{}\" asks no more: {why}", self.share.tag);
+            // It would be ready for ever.
+            let _ = events.remove(requests);
         }
         ControlFlow::Continue(())
     }

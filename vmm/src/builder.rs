@@ -54,6 +54,12 @@ pub enum BuildError {
     /// More devices than there is room for.
     #[error("a machine has room for 31 virtio devices over PCI and for 23 over MMIO; this one has more")]
     Slots,
+    /// Shared memory regions that are too long.
+    #[error(
+        "the windows for DAX of this machine's shares take more than the 64 GiB of addresses that there are for them; \
+         start their daemons with smaller ones"
+    )]
+    Regions,
     /// A console's backend is not to be had.
     #[error(transparent)]
     Console(#[from] devices::chardev::ChardevError),
@@ -151,6 +157,7 @@ impl VmBuilder {
                 returns: returns.clone(),
                 coalesced: coalesced.clone().filter(|_| vcpu.map_coalesced()),
                 vcpu,
+                moves_memory: !plugged.regions.is_empty(),
                 buses: buses.clone(),
                 control: control.clone(),
             })
@@ -163,6 +170,7 @@ impl VmBuilder {
         let kept = Kept {
             consoles: plugged.consoles,
             _raw: plugged.raw,
+            regions: plugged.regions,
             config,
             _buses: buses,
             _vm: vm,

@@ -106,7 +106,7 @@ impl From<BuildError> for Error {
             BuildError::Ram(RamError::Layout(_)) => Self::Bug(error.into()),
             BuildError::Console(devices::chardev::ChardevError::Host(_)) => Self::Host(error.into()),
             BuildError::Console(_) | BuildError::Open { .. } | BuildError::Slots => Self::Usage(error.into()),
-            BuildError::Inherit(_) => Self::Usage(error.into()),
+            BuildError::Inherit(_) | BuildError::Regions => Self::Usage(error.into()),
             BuildError::Tap(why) if why.is_callers() => Self::Usage(why.into()),
             BuildError::Net(why) if why.is_callers() => Self::Usage(why.into()),
             BuildError::Vsock(why) if why.is_callers() => Self::Usage(why.into()),

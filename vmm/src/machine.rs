@@ -26,6 +26,8 @@ pub(crate) struct Kept {
     /// Ends the terminal's raw mode last of what a user sees, when the consoles have said their last.
     pub(crate) consoles: Vec<Console>,
     pub(crate) _raw: Option<Raw>,
+    /// What devices show the guest beside its memory: where it is in this process.
+    pub(crate) regions: Vec<std::ops::Range<u64>>,
     /// What it was made from, for the boot doctor.
     pub(crate) config: VmConfig,
     pub(crate) _buses: Buses,

@@ -74,6 +74,8 @@ pub(crate) struct Plugged {
     pub(crate) consoles: Vec<Console>,
     /// Present while a console has the terminal.
     pub(crate) raw: Option<Raw>,
+    /// What devices show the guest beside its memory: where it is in this process.
+    pub(crate) regions: Vec<std::ops::Range<u64>>,
 }
 
 /// What a device is attached to.
@@ -115,9 +117,13 @@ pub(crate) fn attach(
         lines,
         ioapic,
         root: Root::new(&buses.mmio, &buses.pio),
-        host: Host { ram: GuestRam::new(ram.clone()), doorbells: Arc::new(vm.clone()) },
-        slots: Slots::default(),
-        plugged: Plugged { described, consoles: Vec::new(), raw: None },
+        host: Host {
+            ram: GuestRam::new(ram.clone()),
+            doorbells: Arc::new(vm.clone()),
+            regions: Arc::new(vm.clone()),
+        },
+        slots: Slots::new(config.memory.size),
+        plugged: Plugged { described, consoles: Vec::new(), raw: None, regions: Vec::new() },
     };
     plug.legacy()?;
     plug.serial(&config.serial)?;
@@ -140,27 +146,31 @@ fn put(bus: &Bus, at: (u64, u64), device: SharedDevice) -> Result<(), BuildError
 impl Plug<'_> {
     /// Puts a virtio device where a guest finds it.
     fn virtio(&mut self, device: Box<dyn VirtioDevice>, transport: Transport) -> Result<(), BuildError> {
+        let region = device.shared_memory().map(|region| {
+            self.plugged.regions.push(region.addresses());
+            self.slots.region(region.len()).ok_or(BuildError::Regions)
+        });
         match transport {
-            Transport::Pci => self.pci(device),
-            Transport::Mmio => self.mmio(device),
+            Transport::Pci => self.pci(device, region.transpose()?),
+            Transport::Mmio => self.mmio(device, region.transpose()?),
         }
     }
 
-    fn pci(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let bars = self.slots.function().ok_or(BuildError::Slots)?;
-        let function = PciTransport::new(device, self.host.clone(), bars, &self.lines)
+    fn pci(&mut self, device: Box<dyn VirtioDevice>, region: Option<u64>) -> Result<(), BuildError> {
+        let (memory, ports) = self.slots.function().ok_or(BuildError::Slots)?;
+        let function = PciTransport::new(device, self.host.clone(), (memory, ports, region), &self.lines)
             .map_err(BuildError::host("make a PCI function's interrupts"))?;
         self.root.plug(function)?.ok_or(BuildError::Slots)?;
         Ok(())
     }
 
-    fn mmio(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
+    fn mmio(&mut self, device: Box<dyn VirtioDevice>, region: Option<u64>) -> Result<(), BuildError> {
         let (base, gsi) = self.slots.mmio().ok_or(BuildError::Slots)?;
         let pin = Gsi(gsi - layout::GSI_BASE);
         let interrupt =
             if device.lends() { self.ioapic.lent_interrupt(pin) } else { self.ioapic.interrupt(pin) };
         let interrupt = interrupt.map_err(BuildError::host("share an interrupt"))?;
-        let transport = MmioTransport::new(device, self.host.clone(), base.into(), interrupt);
+        let transport = MmioTransport::new(device, self.host.clone(), (base.into(), region), interrupt);
         put(&self.buses.mmio, (base.into(), layout::VIRTIO_MMIO_STRIDE), share(transport))?;
         self.plugged.described.virtio_mmio.push((base, gsi));
         Ok(())

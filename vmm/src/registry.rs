@@ -174,7 +174,8 @@ fn shares(config: &VmConfig, plug: &mut Plug<'_>) -> Result<Devices, BuildError>
 }
 
 fn share(config: &FsConfig, plug: &Plug<'_>) -> Result<Box<dyn VirtioDevice>, BuildError> {
-    let share = Share { tag: config.tag.clone(), queues: config.queues, queue_size: config.queue_size };
+    let FsConfig { queues, queue_size, dax, .. } = *config;
+    let share = Share { tag: config.tag.clone(), queues, queue_size, dax };
     let device = match (&config.socket, config.fd) {
         (Some(path), _) => Fs::connect(share, path, &plug.confinement)?,
         (None, fd) => {

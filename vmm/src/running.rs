@@ -6,7 +6,7 @@ use std::time::Duration;
 use devices::confine::Confinement;
 
 use crate::exit::{Exit, Outcome};
-use crate::kvm::KvmError;
+use crate::kvm::{self, KvmError};
 use crate::machine::Kept;
 use crate::supervisor::{self, Signals};
 use crate::vcpu::{Control, Next, RunningVcpu};
@@ -95,7 +95,9 @@ impl RunningVm {
     /// # Errors
     /// The host does not confine threads.
     pub fn confine_this_thread(&self) -> Result<(), Failure> {
-        self.confinement.enter(supervisor::CALLS).map_err(|why| Failure::Thread(why.to_string()))
+        let moves_memory = self.kept.as_ref().is_some_and(|kept| !kept.regions.is_empty());
+        let calls = kvm::with_memory(supervisor::CALLS, moves_memory);
+        self.confinement.enter(&calls).map_err(|why| Failure::Thread(why.to_string()))
     }
 
     /// A handle to command the machine with.
@@ -144,7 +146,8 @@ impl RunningVm {
         let exit = control.take_outcome().unwrap_or(Ok(Exit::Stopped))?;
         let kept = self.kept.take();
         let (exit, diagnosis) = kept.as_ref().map_or((exit, None), |kept| kept.autopsy(exit, &control));
-        let guest: Vec<_> = kept.iter().map(|kept| kept.mapping.addresses()).collect();
+        let own = |kept: &Kept| [vec![kept.mapping.addresses()], kept.regions.clone()].concat();
+        let guest = kept.as_ref().map(own).unwrap_or_default();
         Ok(Outcome { exit, report: control.recorder().finish(&guest, exit), diagnosis })
     }
 

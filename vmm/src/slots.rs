@@ -8,13 +8,30 @@ use crate::arch::layout;
 pub(crate) const PINS: u8 = 24;
 
 /// What has been given out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slots {
     functions: u32,
     registers: u32,
+    /// What is left of the window for shared memory regions: its first address and the one behind its last.
+    regions: (u64, u64),
 }
 
 impl Slots {
+    /// Nothing has been given out, of a machine with `ram` bytes.
+    pub(crate) fn new(ram: u64) -> Self {
+        let (first, len) = layout::pci64(ram);
+        Self { functions: 0, registers: 0, regions: (first, first + len) }
+    }
+
+    /// A place for a shared memory region of `len` bytes, a power of two, at a multiple of it; `None` when there is none.
+    pub(crate) fn region(&mut self, len: u64) -> Option<u64> {
+        let (first, end) = self.regions;
+        let at = first.checked_next_multiple_of(len)?;
+        let behind = at.checked_add(len).filter(|behind| *behind <= end)?;
+        self.regions.0 = behind;
+        Some(at)
+    }
+
     /// The next function's BARs in the 32-bit window and in that of ports; `None` when one is full.
     pub(crate) fn function(&mut self) -> Option<(u32, u16)> {
         let memory = next(layout::PCI32, BAR_SIZE.into(), self.functions)?;
@@ -45,8 +62,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn regions_lie_in_the_64_bit_window_at_multiples_of_their_lengths() {
+        let gib = 1 << 30;
+        let mut slots = Slots::new(gib);
+        assert_eq!(slots.region(2 << 20), Some(4 * gib));
+        assert_eq!(slots.region(gib), Some(5 * gib));
+        assert_eq!(slots.region(32 * gib), Some(32 * gib));
+        assert_eq!(slots.region(8 * gib), None, "the window ends at 68 GiB");
+        assert_eq!(slots.region(2 * gib), Some(64 * gib));
+    }
+
+    #[test]
     fn pieces_follow_each_other_and_end_with_their_region() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new(1 << 30);
         assert_eq!(slots.function(), Some((0xc000_0000, 0xc000)));
         assert_eq!(slots.function(), Some((0xc000_4000, 0xc004)));
         let all: Vec<_> = std::iter::from_fn(|| slots.mmio()).collect();

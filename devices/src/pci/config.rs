@@ -10,8 +10,12 @@ const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const BAR0: usize = 0x10;
 const BAR1: usize = 0x14;
+/// And its upper half behind it.
+const BAR2: usize = 0x18;
 /// In a BAR: it is of ports (6.2.5.1).
 const OF_PORTS: u16 = 1;
+/// It is of memory, 64 bits wide, and reading it changes nothing.
+const OF_WIDE_MEMORY: u64 = 0b1100;
 const SUBSYSTEM: usize = 0x2c;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
@@ -49,6 +53,7 @@ pub struct ConfigSpace {
     /// Sizes of the BARs, 0 where there is none.
     memory: u32,
     ports: u16,
+    region: u64,
 }
 
 impl ConfigSpace {
@@ -61,6 +66,7 @@ impl ConfigSpace {
             next: FIRST_CAPABILITY,
             memory: 0,
             ports: 0,
+            region: 0,
         };
         let Identity { id, class: [base, sub, interface], revision, subsystem } = identity;
         space.put(0, &id.0.to_le_bytes());
@@ -91,6 +97,15 @@ impl ConfigSpace {
         // A PC has 16 bits of ports; those above need not be there (6.2.5.1).
         self.allow(BAR1, &(!(size - 1)).to_le_bytes());
         self.decode(IO_SPACE);
+        self
+    }
+
+    /// Adds BAR 2: 64-bit memory of `size` bytes, a power of two and at least 16, at `bar`, decoded from the start as well.
+    pub fn with_region(mut self, bar: u64, size: u64) -> Self {
+        self.region = size;
+        self.put(BAR2, &(bar | OF_WIDE_MEMORY).to_le_bytes());
+        self.allow(BAR2, &(!(size - 1)).to_le_bytes());
+        self.decode(MEMORY_SPACE);
         self
     }
 
@@ -154,13 +169,15 @@ impl ConfigSpace {
     /// Where the BARs are decoded.
     pub fn decoded(&self) -> Decoded {
         let command = self.u16_at(COMMAND);
-        let seen = |bit, base: u32, size: u32| {
+        let seen = |bit, base: u64, size: u64| {
             let on = command & bit != 0 && base != 0;
-            on.then(|| AddrRange::new(base.into(), size.into())).flatten()
+            on.then(|| AddrRange::new(base, size)).flatten()
         };
+        let wide = u64::from(self.u32_at(BAR2)) | u64::from(self.u32_at(BAR2 + 4)) << 32;
         Decoded {
-            memory: seen(MEMORY_SPACE, self.u32_at(BAR0), self.memory),
+            memory: seen(MEMORY_SPACE, self.u32_at(BAR0).into(), self.memory.into()),
             ports: seen(IO_SPACE, (self.u16_at(BAR1) & !OF_PORTS).into(), self.ports.into()),
+            region: seen(MEMORY_SPACE, wide & !0xf, self.region),
         }
     }
 }
@@ -182,7 +199,7 @@ mod tests {
         assert_eq!(space.u32_at(BAR0), 0xffff_c000);
         space.write(BAR0, &0xd000_4000u32.to_le_bytes());
         let seen = |space: &ConfigSpace| {
-            let Decoded { memory, ports } = space.decoded();
+            let Decoded { memory, ports, .. } = space.decoded();
             (memory.map(|r| r.base()), ports.map(|r| r.base()))
         };
         assert_eq!(seen(&space), (Some(0xd000_4000), Some(0xc004)));
@@ -194,6 +211,21 @@ mod tests {
         assert_eq!(seen(&space), (Some(0xd000_4000), None));
         space.write(COMMAND, &[1, 0]);
         assert_eq!(seen(&space), (None, Some(0xd008)));
+    }
+
+    #[test]
+    fn a_bar_of_64_bits_is_sized_by_both_halves() {
+        let (at, size) = (0x3_0000_0000, 0x1_0000_0000);
+        let mut space = space().with_region(at, size);
+        assert_eq!(space.decoded().region, AddrRange::new(at, size));
+        space.write(BAR2, &[0xff; 4]);
+        space.write(BAR2 + 4, &[0xff; 4]);
+        assert_eq!((space.u32_at(BAR2), space.u32_at(BAR2 + 4)), (0xc, 0xffff_ffff));
+        space.write(BAR2 + 4, &7u32.to_le_bytes());
+        assert_eq!(space.decoded().region, AddrRange::new(0x7_0000_0000, size));
+        space.write(COMMAND, &[1, 0]);
+        assert_eq!(space.decoded().region, None);
+        assert_eq!(self::space().decoded().region, None, "none without");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! PCI Express as far as virtual functions need it: configuration space, capabilities, MSI-X, and the root complex.
 //!
-//! One bus, reached through ECAM or through the PC's ports. Functions have 4 KiB of configuration space, a BAR of memory and
-//! one of ports where they want them; interrupts are MSI-X messages, there are no INTx lines.
+//! One bus, reached through ECAM or through the PC's ports. Functions have 4 KiB of configuration space, a BAR of memory, one
+//! of ports and one for what they share, where they want them; interrupts are MSI-X messages, there are no INTx lines.
 
 pub mod bridge;
 pub mod config;
@@ -20,6 +20,8 @@ pub struct Decoded {
     pub memory: Option<AddrRange>,
     /// BAR 1, of ports.
     pub ports: Option<AddrRange>,
+    /// BAR 2, of 64-bit memory that the hypervisor shows by itself: it is on no bus.
+    pub region: Option<AddrRange>,
 }
 
 /// One function of a device, as the root sees it; its [`BusDevice`] side is what its BAR of memory shows.

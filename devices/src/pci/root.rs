@@ -23,6 +23,8 @@ struct Slot {
     function: Arc<Mutex<dyn PciFunction>>,
     memory: Face,
     ports: Face,
+    /// On no bus: where the function was told that it is.
+    region: Option<AddrRange>,
 }
 
 /// What a BAR shows, and where it is on its bus.
@@ -78,6 +80,7 @@ impl Root {
         if let (Some(memory), Some(ports)) = (self.memory.upgrade(), self.ports.upgrade()) {
             slot.memory.put(&memory, decoded.memory)?;
             slot.ports.put(&ports, decoded.ports)?;
+            slot.region = decoded.region;
         }
         self.slots.push(slot);
         Ok(device)
@@ -125,6 +128,7 @@ impl Slot {
         Self {
             memory: Face { registers: function.clone(), mapped: None },
             ports: Face { registers: ports, mapped: None },
+            region: None,
             function,
         }
     }
@@ -136,12 +140,13 @@ impl Slot {
                 crate::warn_of_guest!("a PCI function's registers cannot be there: {why}");
             }
         }
+        self.region = to.region;
         let mapped = self.mapped();
         self.function.lock().unwrap_or_else(PoisonError::into_inner).moved(mapped);
     }
 
     fn mapped(&self) -> Decoded {
-        Decoded { memory: self.memory.mapped, ports: self.ports.mapped }
+        Decoded { memory: self.memory.mapped, ports: self.ports.mapped, region: self.region }
     }
 }
 

@@ -1,8 +1,10 @@
 //! A driver over either transport: the same steps, by that transport's registers.
 
+use std::sync::Arc;
+
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Doorbells, Messages, Ring, ram};
+use super::{Doorbells, Messages, Regions, Ring, ram};
 use crate::bus::BusDevice;
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
@@ -27,7 +29,9 @@ enum Face {
 }
 
 /// Where the BARs would be; the registers are reached without a bus here.
-const BARS: (u32, u16) = (0xc000_0000, 0xc000);
+const BARS: (u32, u16, Option<u64>) = (0xc000_0000, 0xc000, Some(REGION));
+/// Where a shared memory region is shown, if there is one.
+pub const REGION: u64 = 0x10_0000_0000;
 /// Offsets of the PCI face's parts in its window (they are told by capabilities, which the guest's driver reads): the
 /// BAR of memory, and behind it the ports.
 const PCI_DEVICE: u64 = 0x1000;
@@ -43,6 +47,8 @@ pub struct Driver {
     pub rings: Vec<Ring>,
     /// What the hypervisor was asked to take.
     pub doorbells: Doorbells,
+    /// And what to show.
+    pub regions: Regions,
     /// Over PCI, each queue's vector.
     vectors: Vec<u16>,
 }
@@ -53,13 +59,18 @@ impl Driver {
         let ram = ram();
         let sizes = device.profile().queue_sizes;
         let doorbells = Doorbells::default();
-        let host = Host { ram: ram.clone(), doorbells: std::sync::Arc::new(doorbells.clone()) };
+        let regions = Regions::default();
+        let host = Host {
+            ram: ram.clone(),
+            doorbells: Arc::new(doorbells.clone()),
+            regions: Arc::new(regions.clone()),
+        };
         let face = match over {
             Over::Mmio => {
                 let events = [(); 2].map(|()| EventFd::new(EFD_NONBLOCK).expect("an eventfd"));
                 let [ours, lent] = [&events[0], &events[1]].map(|event| event.try_clone().expect("a clone"));
                 let call = Interrupt::from_eventfd(ours).with_lent(lent);
-                let transport = MmioTransport::new(device, host, 0xfe00_0000, call);
+                let transport = MmioTransport::new(device, host, (0xfe00_0000, Some(REGION)), call);
                 Face::Mmio(Box::new(transport), events)
             }
             Over::Pci => {
@@ -73,7 +84,7 @@ impl Driver {
             .map(|(i, max)| Ring::new(&ram, (*max).min(256), RINGS + i * RING_ROOM))
             .collect();
         let vectors = vec![0; sizes.len()];
-        Self { face, ram, rings, doorbells, vectors }
+        Self { face, ram, rings, doorbells, regions, vectors }
     }
 
     fn device(&mut self) -> &mut dyn BusDevice {

@@ -23,8 +23,9 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 use crate::doorbell::{Doorbell, DoorbellAddress, DoorbellSource};
 use crate::interrupt::{MsiSource, MsiVector};
 use crate::memory::GuestRam;
+use crate::shared_memory::{Region, RegionSource, Shown};
 
-pub use face::{Driver, Over};
+pub use face::{Driver, Over, REGION};
 pub use ring::{Buffer, Ring, Used};
 
 /// Guest memory of these tests: the first megabyte and, behind a hole, another one.
@@ -130,6 +131,38 @@ struct Noted(Doorbells, DoorbellAddress);
 impl Doorbell for Noted {}
 
 impl Drop for Noted {
+    fn drop(&mut self) {
+        self.0.0.lock().expect("a list").retain(|at| *at != self.1);
+    }
+}
+
+/// A hypervisor that notes the regions it is to show.
+#[derive(Clone, Default)]
+pub struct Regions(Arc<Mutex<Vec<u64>>>);
+
+impl Regions {
+    /// Where regions are shown.
+    pub fn list(&self) -> Vec<u64> {
+        self.0.lock().expect("a list").clone()
+    }
+}
+
+impl RegionSource for Regions {
+    fn show(&self, at: u64, _: &Arc<Region>) -> io::Result<Box<dyn Shown>> {
+        if self.list().contains(&at) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.0.lock().expect("a list").push(at);
+        Ok(Box::new(Seen(self.clone(), at)))
+    }
+}
+
+/// One of them.
+struct Seen(Regions, u64);
+
+impl Shown for Seen {}
+
+impl Drop for Seen {
     fn drop(&mut self) {
         self.0.0.lock().expect("a list").retain(|at| *at != self.1);
     }

@@ -19,12 +19,15 @@ pub mod spec;
 pub mod transport;
 pub mod vhost;
 
+use std::sync::Arc;
+
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::addr::QueueIndex;
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
+use crate::shared_memory::Region;
 
 /// What never changes about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +168,11 @@ pub trait VirtioDevice: Send {
     /// ([`Interrupt::lent`]).
     fn lends(&self) -> bool {
         false
+    }
+
+    /// Its shared memory region with id 0 (2.10), constant over its life; the guest sees it from `start` to `stop`.
+    fn shared_memory(&self) -> Option<Arc<Region>> {
+        None
     }
 
     /// Takes a guest's write to the configuration space, bounds checked likewise.

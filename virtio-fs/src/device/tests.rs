@@ -21,7 +21,7 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 use super::{Fs, FsError, Share};
 
 fn share() -> Share {
-    Share { tag: "src".to_owned(), queues: 1, queue_size: 64 }
+    Share { tag: "src".to_owned(), queues: 1, queue_size: 64, dax: false }
 }
 
 fn device(stream: UnixStream) -> Result<Fs, FsError> {

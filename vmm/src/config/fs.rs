@@ -24,6 +24,10 @@ pub struct FsConfig {
     /// Size of each queue, a power of two.
     #[serde(default = "queue_size")]
     pub queue_size: u16,
+    /// Whether the daemon may map files into the guest's view (DAX). It says how many addresses that takes, a power of two
+    /// from 2 MiB to 32 GiB.
+    #[serde(default)]
+    pub dax: bool,
 }
 
 fn queues() -> u16 {
@@ -37,6 +41,13 @@ fn queue_size() -> u16 {
 impl FsConfig {
     /// A share called `tag` whose daemon is yet to be named.
     pub fn new(tag: impl Into<String>) -> Self {
-        Self { tag: tag.into(), socket: None, fd: None, queues: queues(), queue_size: queue_size() }
+        Self {
+            tag: tag.into(),
+            socket: None,
+            fd: None,
+            queues: queues(),
+            queue_size: queue_size(),
+            dax: false,
+        }
     }
 }

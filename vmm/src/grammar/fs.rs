@@ -1,10 +1,10 @@
 //! `--fs`.
 
-use super::{GrammarError, Pairs};
+use super::{GrammarError, Pairs, SWITCH, switch};
 use crate::config::FsConfig;
 
-const FS: &str = "tag=NAME,socket=PATH or tag=NAME,fd=N, and [,queues=N][,queue-size=N]";
-const KEYS: &[&str] = &["tag", "socket", "fd", "queues", "queue-size"];
+const FS: &str = "tag=NAME,socket=PATH or tag=NAME,fd=N, and [,queues=N][,queue-size=N][,dax=on|off]";
+const KEYS: &[&str] = &["tag", "socket", "fd", "queues", "queue-size", "dax"];
 const DESCRIPTOR: &str = "the number of a connected socket that vmm was started with";
 const NUMBER: &str = "a number from 1 to 64";
 const SIZE: &str = "a power of two from 2 to 1024";
@@ -29,6 +29,9 @@ pub fn fs(text: &str) -> Result<FsConfig, GrammarError> {
     if let Some(size) = pairs.take("queue-size", SIZE)? {
         fs.queue_size = pairs.value("queue-size", &size, SIZE, size.parse().ok())?;
     }
+    if let Some(dax) = pairs.take("dax", SWITCH)? {
+        fs.dax = pairs.value("dax", &dax, SWITCH, switch(&dax))?;
+    }
     pairs.finish(KEYS)?;
     Ok(fs)
 }
@@ -41,8 +44,8 @@ mod tests {
     fn a_share_has_a_tag_and_a_socket_or_a_descriptor() {
         let want = FsConfig { socket: Some("/run/fs.sock".into()), ..FsConfig::new("src") };
         assert_eq!(fs("tag=src,socket=/run/fs.sock").unwrap(), want);
-        let want = FsConfig { fd: Some(7), queues: 4, queue_size: 256, ..FsConfig::new("src") };
-        assert_eq!(fs("tag=src,fd=7,queues=4,queue-size=256").unwrap(), want);
+        let want = FsConfig { fd: Some(7), queues: 4, queue_size: 256, dax: true, ..FsConfig::new("src") };
+        assert_eq!(fs("tag=src,fd=7,queues=4,queue-size=256,dax=on").unwrap(), want);
     }
 
     #[test]

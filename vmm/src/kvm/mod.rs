@@ -17,7 +17,7 @@ use kvm_ioctls::{Cap, Kvm};
 
 pub(crate) use interrupts::IrqLines;
 pub(crate) use kick::{Kicker, install_kick_handler};
-pub(crate) use requests::{TEARDOWN_REQUESTS, VCPU_REQUESTS};
+pub(crate) use requests::{TEARDOWN_REQUESTS, VCPU_REQUESTS, with_memory};
 pub(crate) use stats::StatsReader;
 pub(crate) use vcpu::{Vcpu, VmExit};
 pub(crate) use vm::Vm;
@@ -40,6 +40,12 @@ pub enum KvmError {
     /// Something too old, or not KVM at all.
     #[error("this host's KVM has no {0}; a kernel of version 5.10 or later has it")]
     Lacks(&'static str),
+    /// The guest used memory that the host cannot give it.
+    #[error(
+        "the guest used memory that the host cannot give it, and cannot be told so: a file that it sees by DAX has become \
+         shorter on the host, it wrote to a window for DAX where no file is, or the host has no huge page left"
+    )]
+    Gone,
     /// A call failed.
     #[error("KVM could not {what}: {source}")]
     Call {

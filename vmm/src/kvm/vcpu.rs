@@ -134,6 +134,7 @@ impl Vcpu {
                 self.fd.set_kvm_immediate_exit(0);
                 Ok(false)
             }
+            Err(e) if e.errno() == libc::EFAULT => Err(KvmError::Gone),
             Err(e) => Err(KvmError::call("run the vCPU")(e)),
         }
     }

@@ -4,8 +4,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::doorbell::{Doorbell, DoorbellAddress, DoorbellSource, Register};
+use devices::shared_memory::{Region, RegionSource, Shown};
 use kvm_bindings::{
-    KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
+    KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
@@ -18,8 +19,8 @@ use super::{KvmError, Vcpu};
 #[derive(Clone)]
 pub(crate) struct Vm {
     pub(super) fd: Arc<VmFd>,
-    /// Slot numbers in use are `0..next`.
-    next_slot: Arc<Mutex<u32>>,
+    /// Which slots are in use, by number.
+    slots: Arc<Mutex<Vec<bool>>>,
 }
 
 impl Vm {
@@ -32,7 +33,7 @@ impl Vm {
                 other => break other.map_err(KvmError::call("create a virtual machine"))?,
             }
         };
-        Ok(Self { fd: Arc::new(fd), next_slot: Arc::default() })
+        Ok(Self { fd: Arc::new(fd), slots: Arc::default() })
     }
 
     /// Makes every region of `ram` a memory slot.
@@ -47,20 +48,39 @@ impl Vm {
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
                 userspace_addr: host as u64,
-            })?;
+            })
+            .map_err(KvmError::call("map guest memory"))?;
         }
         Ok(())
     }
 
-    fn add_slot(&self, mut region: kvm_userspace_memory_region) -> Result<(), KvmError> {
-        let mut next = self.next_slot.lock().unwrap_or_else(PoisonError::into_inner);
-        region.slot = *next;
-        debug_assert!(region.flags & !KVM_MEM_READONLY == 0);
-        // SAFETY: the region comes from a live mapping of guest memory, which the machine keeps until after the
-        // last vCPU has stopped; the guest can only reach the bytes of that mapping.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(KvmError::call("map guest memory"))?;
-        *next += 1;
-        Ok(())
+    /// Makes `region` a slot; its number is found here.
+    fn add_slot(&self, mut region: kvm_userspace_memory_region) -> Result<u32, kvm_ioctls::Error> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = slots.iter().position(|used| !used).unwrap_or(slots.len());
+        region.slot = u32::try_from(free).map_err(|_| kvm_ioctls::Error::new(libc::ENOSPC))?;
+        // SAFETY: the region comes from a live mapping, of guest memory, which the machine keeps until after the last vCPU
+        // has stopped, or of a device's region, which whoever shows it keeps until the slot is gone; the guest can only
+        // reach the bytes of that mapping.
+        unsafe { self.fd.set_user_memory_region(region) }?;
+        if free == slots.len() {
+            slots.push(false);
+        }
+        slots.iter_mut().skip(free).take(1).for_each(|used| *used = true);
+        Ok(region.slot)
+    }
+
+    fn remove_slot(&self, slot: u32) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: a length of 0 takes the slot away; the guest reaches less than before.
+        let gone = unsafe {
+            self.fd.set_user_memory_region(kvm_userspace_memory_region { slot, ..Default::default() })
+        };
+        match (gone, usize::try_from(slot).ok().and_then(|slot| slots.get_mut(slot))) {
+            (Ok(()), Some(used)) => *used = false,
+            // It stays in use: another one of its number would be refused, or worse, taken.
+            (gone, _) => tracing::warn!("a memory slot stays: {gone:?}"),
+        }
     }
 
     /// Has KVM emulate a local APIC for every later vCPU, and nothing else: `pins` routes are ours to give
@@ -106,6 +126,35 @@ impl Vm {
     pub(crate) fn create_vcpu(&self, id: u8) -> Result<Vcpu, KvmError> {
         let fd = self.fd.create_vcpu(u64::from(id)).map_err(KvmError::call("create a vCPU"))?;
         Ok(Vcpu::new(fd, id))
+    }
+}
+
+/// A region that the guest sees. It keeps it, so that what the slot points to is there as long as the slot.
+struct Slot {
+    vm: Vm,
+    number: u32,
+    _region: Arc<Region>,
+}
+
+impl Shown for Slot {}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.vm.remove_slot(self.number);
+    }
+}
+
+impl RegionSource for Vm {
+    fn show(&self, at: u64, region: &Arc<Region>) -> io::Result<Box<dyn Shown>> {
+        let slot = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: at,
+            memory_size: region.len(),
+            userspace_addr: region.addresses().start,
+        };
+        let number = self.add_slot(slot).map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
+        Ok(Box::new(Slot { vm: self.clone(), number, _region: region.clone() }))
     }
 }
 

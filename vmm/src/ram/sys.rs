@@ -1,16 +1,13 @@
-//! The mapping itself: over-reserve, align, map inside.
+//! The mapping itself, inside a reservation.
 #![allow(unsafe_code)] // mmap at a chosen address and raw regions over it
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::ptr;
 use std::sync::Arc;
 
+use devices::memory::Reservation;
 use vm_memory::{FileOffset, MmapRegion};
-
-/// Guest memory wants to start where a huge page does.
-const ALIGN: usize = 2 << 20;
 
 /// Owns the host addresses of guest memory and unmaps them when dropped.
 ///
@@ -18,7 +15,7 @@ const ALIGN: usize = 2 << 20;
 /// vCPU runs, every device has stopped and KVM's slots are gone.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    base: *mut u8,
+    place: Reservation,
     size: usize,
     prot: i32,
     flags: i32,
@@ -28,7 +25,7 @@ pub(crate) struct Mapping {
 /// Maps `size` bytes, privately or from a fresh memfd, from huge pages or with a request for them.
 pub(super) fn map(size: usize, shared: bool, hugetlb: bool) -> io::Result<Mapping> {
     let file = if shared { Some(Arc::new(memfd(size, hugetlb)?)) } else { None };
-    let base = reserve_aligned(size)?;
+    let place = Reservation::new(size)?;
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     let mut flags = libc::MAP_FIXED | libc::MAP_NORESERVE;
     flags |= if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
@@ -40,12 +37,9 @@ pub(super) fn map(size: usize, shared: bool, hugetlb: bool) -> io::Result<Mappin
     }
     let fd = file.as_ref().map_or(-1, |f| f.as_raw_fd());
     // SAFETY: MAP_FIXED replaces our own reservation of exactly these addresses and nothing else.
-    let got = unsafe { libc::mmap(base.cast(), size, prot, flags, fd, 0) };
+    let got = unsafe { libc::mmap(place.base().cast(), size, prot, flags, fd, 0) };
     if got == libc::MAP_FAILED {
-        let error = io::Error::last_os_error();
-        // SAFETY: the reservation is ours, and nothing points into it yet.
-        unsafe { libc::munmap(base.cast(), size) };
-        return Err(error);
+        return Err(io::Error::last_os_error());
     }
     if !hugetlb {
         // SAFETY: advice about our own mapping. A host without huge pages refuses, which costs only speed.
@@ -53,24 +47,13 @@ pub(super) fn map(size: usize, shared: bool, hugetlb: bool) -> io::Result<Mappin
     }
     // SAFETY: likewise. Guest memory has no place in a core dump of the VMM.
     unsafe { libc::madvise(got, size, libc::MADV_DONTDUMP) };
-    Ok(Mapping { base, size, prot, flags: flags & !libc::MAP_FIXED, file })
-}
-
-// SAFETY: the pointer is an address range owned by this value; nothing is read or written through it here.
-unsafe impl Send for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range is ours; by this type's contract nobody uses the regions over it any more.
-        unsafe { libc::munmap(self.base.cast(), self.size) };
-    }
+    Ok(Mapping { place, size, prot, flags: flags & !libc::MAP_FIXED, file })
 }
 
 impl Mapping {
     /// Its addresses in this process.
     pub(crate) fn addresses(&self) -> std::ops::Range<u64> {
-        let start = self.base.addr() as u64;
-        start..start + self.size as u64
+        self.place.addresses()
     }
 
     /// A view of `len` bytes from `offset` on; `None` past the end.
@@ -86,27 +69,7 @@ impl Mapping {
             builder = builder.with_file_offset(FileOffset::from_arc(file.clone(), offset as u64));
         }
         // SAFETY: the range was just checked to lie inside the mapping, which outlives its views by contract.
-        unsafe { builder.with_raw_mmap_pointer(self.base.add(offset)) }.build().ok()
-    }
-}
-
-fn reserve_aligned(size: usize) -> io::Result<*mut u8> {
-    let padded = size.checked_add(ALIGN).ok_or(io::ErrorKind::OutOfMemory)?;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a fresh reservation without access, at an address the kernel chooses.
-    let start = unsafe { libc::mmap(ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
-    if start == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    let head = start.cast::<u8>().align_offset(ALIGN);
-    // SAFETY: both spans are the unused ends of the reservation made above; `head` is at most ALIGN - 1.
-    unsafe {
-        let base = start.cast::<u8>().add(head);
-        if head > 0 {
-            libc::munmap(start, head);
-        }
-        libc::munmap(base.add(size).cast(), ALIGN - head);
-        Ok(base)
+        unsafe { builder.with_raw_mmap_pointer(self.place.base().add(offset)) }.build().ok()
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) type CoalescedTurn = Arc<Mutex<()>>;
 /// A vCPU with all it needs to run.
 pub(crate) struct Runner {
     pub(crate) vcpu: Vcpu,
+    /// Whether the guest's registers move memory: a device has a shared memory region.
+    pub(crate) moves_memory: bool,
     pub(crate) buses: Buses,
     pub(crate) control: Arc<Control>,
     /// Present where the kernel collects writes to index registers.
@@ -76,7 +78,8 @@ impl Runner {
     /// Starts the thread; it waits for the machine to run.
     pub(crate) fn spawn(self, confinement: &Confinement) -> io::Result<RunningVcpu> {
         let thread = thread::Builder::new().name(format!("vcpu{}", self.vcpu.id())).stack_size(STACK);
-        let thread = confinement.spawn(thread, CALLS, move || {
+        let calls = kvm::with_memory(CALLS, self.moves_memory);
+        let thread = confinement.spawn(thread, &calls, move || {
             let mut runner = self;
             // A kick before this is not lost: what it was for is read before the guest is entered.
             runner.vcpu.bind_to_thread();

@@ -17,6 +17,7 @@ use super::Host;
 use crate::addr::QueueIndex;
 use crate::doorbell::{Doorbell, DoorbellAddress};
 use crate::interrupt::Interrupt;
+use crate::shared_memory::{Region, Shown};
 use crate::virtio::spec::{feature, status};
 use crate::virtio::{
     Activation, Features, Profile, Progress, QueueGrant, RingLayout, StartError, VirtioDevice,
@@ -38,6 +39,8 @@ pub(super) trait Wiring {
     fn config_changed(&self) -> Interrupt;
     /// The register that rings for `queue`; `None` while it has no address.
     fn doorbell(&self, queue: QueueIndex) -> Option<DoorbellAddress>;
+    /// Where the guest looks for the shared memory region; `None` while it has no address.
+    fn region(&self) -> Option<u64>;
 }
 
 /// The registers of one queue.
@@ -74,6 +77,9 @@ pub(super) struct Core {
     pub(super) device_features_select: u32,
     pub(super) driver_features_select: u32,
     pub(super) queue_select: u16,
+    /// Present where the device has a shared memory region.
+    region: Option<Arc<Region>>,
+    shown: Option<Box<dyn Shown>>,
     queues: Vec<QueueRegs>,
     /// One a queue, from a start to the reset behind it. Whom a device gives one to may keep it, change its flags
     /// (O_NONBLOCK is every holder's) and signal it: so it is never read here, and never used again.
@@ -88,7 +94,6 @@ impl Core {
     pub(super) fn new(device: Box<dyn VirtioDevice>, host: Host) -> Self {
         let profile = device.profile();
         Self {
-            device,
             host,
             status: 0,
             accepted: 0,
@@ -96,6 +101,8 @@ impl Core {
             device_features_select: 0,
             driver_features_select: 0,
             queue_select: 0,
+            region: device.shared_memory(),
+            shown: None,
             queues: profile.queue_sizes.iter().map(|max| QueueRegs::new(*max)).collect(),
             kicks: Vec::new(),
             doorbells: Vec::new(),
@@ -103,6 +110,7 @@ impl Core {
             broken: Arc::default(),
             live: false,
             profile,
+            device,
         }
     }
 
@@ -258,7 +266,7 @@ impl Core {
     fn start(&mut self, wiring: &dyn Wiring) -> Result<(), StartError> {
         self.kicks = self.fresh_kicks()?;
         let queues = self.grants(wiring)?;
-        self.ring_for(wiring);
+        self.rewire(wiring);
         let (broken, changed) = (self.broken.clone(), wiring.config_changed());
         let (generation, tell) = (self.generation.clone(), changed.clone());
         let activation = Activation {
@@ -306,9 +314,26 @@ impl Core {
         Ok(grants)
     }
 
+    /// Length of the shared memory region, if there is one.
+    pub(super) fn region_len(&self) -> Option<u64> {
+        self.region.as_ref().map(|region| region.len())
+    }
+
+    /// Has the hypervisor take doorbells and region where `wiring` says they are, of a device that starts or is live.
+    pub(super) fn rewire(&mut self, wiring: &dyn Wiring) {
+        self.ring_for(wiring);
+        self.shown = None;
+        if let (Some(region), Some(at)) = (&self.region, wiring.region()) {
+            match self.host.regions.show(at, region) {
+                Ok(shown) => self.shown = Some(shown),
+                Err(why) => crate::warn_of_guest!("a shared memory region cannot be shown at {at:#x}: {why}"),
+            }
+        }
+    }
+
     /// Has the hypervisor take the doorbells of the enabled queues. One that it refuses still rings, by way of
     /// [`Core::ring`].
-    pub(super) fn ring_for(&mut self, wiring: &dyn Wiring) {
+    fn ring_for(&mut self, wiring: &dyn Wiring) {
         self.doorbells.clear();
         for (index, (queue, kick)) in (0u16..).zip(self.queues.iter().zip(&self.kicks)) {
             if let Some(at) = wiring.doorbell(QueueIndex(index)).filter(|_| queue.enabled) {
@@ -331,6 +356,7 @@ impl Core {
             self.device.stop();
             self.live = false;
         }
+        self.shown = None;
         self.status = 0;
         (self.accepted, self.unknown_accepted) = (0, false);
         (self.device_features_select, self.driver_features_select, self.queue_select) = (0, 0, 0);
@@ -348,7 +374,7 @@ impl Drop for Core {
 
 /// The 32 bits of `bits` that `select` names.
 #[allow(clippy::cast_possible_truncation)] // the half asked for
-fn word(bits: u64, select: u32) -> u32 {
+pub(super) fn word(bits: u64, select: u32) -> u32 {
     match select {
         0 => bits as u32,
         1 => (bits >> 32) as u32,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::core::{Core, Part, Wiring};
+use super::core::{Core, Part, Wiring, word};
 use super::{Host, answer, written};
 use crate::addr::QueueIndex;
 use crate::bus::BusDevice;
@@ -30,10 +30,12 @@ const CHANGED: u32 = 2;
 pub struct MmioTransport {
     core: Core,
     wires: Wires,
+    region_select: u32,
 }
 
 struct Wires {
     base: u64,
+    region: Option<u64>,
     interrupt: Interrupt,
     /// CHANGED, if it is pending.
     pending: Arc<AtomicU32>,
@@ -56,14 +58,29 @@ impl Wiring for Wires {
     fn doorbell(&self, queue: QueueIndex) -> Option<DoorbellAddress> {
         Some(DoorbellAddress { register: Register::Memory(self.base + NOTIFY), value: queue.0 })
     }
+
+    fn region(&self) -> Option<u64> {
+        self.region
+    }
 }
 
 impl MmioTransport {
     /// `device` behind a page of registers at `base`, with `interrupt` for everything; one that has something to lend
-    /// where the device lends it.
-    pub fn new(device: Box<dyn VirtioDevice>, host: Host, base: u64, interrupt: Interrupt) -> Self {
-        let wires = Wires { base, interrupt, pending: Arc::default() };
-        Self { core: Core::new(device, host), wires }
+    /// where the device lends it. At `region` is what it has of shared memory.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        host: Host,
+        (base, region): (u64, Option<u64>),
+        interrupt: Interrupt,
+    ) -> Self {
+        let wires = Wires { base, region, interrupt, pending: Arc::default() };
+        Self { core: Core::new(device, host), wires, region_select: 0 }
+    }
+
+    /// Length and place of the selected shared memory region; all ones where there is none (4.2.2).
+    fn region(&self) -> (u64, u64) {
+        let region = self.core.region_len().zip(self.wires.region).filter(|_| self.region_select == 0);
+        region.unwrap_or((u64::MAX, u64::MAX))
     }
 
     /// InterruptStatus. USED is shown whenever the device is live: it costs the driver a look at its queues, and
@@ -86,8 +103,10 @@ impl MmioTransport {
             0x044 => queue.map_or(0, |q| q.enabled.into()),
             0x060 => self.cause(),
             0x070 => self.core.status().into(),
-            // Shared memory: there is none (4.2.2: a length of all ones).
-            0x0b0..=0x0bc => !0,
+            0x0b0 => word(self.region().0, 0),
+            0x0b4 => word(self.region().0, 1),
+            0x0b8 => word(self.region().1, 0),
+            0x0bc => word(self.region().1, 1),
             0x0fc => self.core.generation(),
             _ => 0,
         }
@@ -113,6 +132,7 @@ impl MmioTransport {
             0x094 => self.core.place_queue(Part::Avail, true, value),
             0x0a0 => self.core.place_queue(Part::Used, false, value),
             0x0a4 => self.core.place_queue(Part::Used, true, value),
+            0x0ac => self.region_select = value,
             _ => {}
         }
     }
@@ -121,6 +141,7 @@ impl MmioTransport {
         self.core.set_status(value, &self.wires);
         if value == 0 {
             self.wires.pending.store(0, Ordering::Release);
+            self.region_select = 0;
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Host {
     pub ram: crate::memory::GuestRam,
     /// Where doorbells are registered.
     pub doorbells: std::sync::Arc<dyn crate::doorbell::DoorbellSource>,
+    /// Where shared memory regions are shown.
+    pub regions: std::sync::Arc<dyn crate::shared_memory::RegionSource>,
 }
 
 /// Reads `value` as a register of its own width; any other width reads zeros.

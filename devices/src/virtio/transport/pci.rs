@@ -6,6 +6,8 @@
 //! 0x1000  device configuration      0x1800  a doorbell for drivers that have no use for ports
 //! ```
 //!
+//! BAR 2 has the device's shared memory region, where it has one.
+//!
 //! BAR 1 is the doorbell: a port, to which the driver writes the queue's number. KVM need not decode an instruction to
 //! know what was written to a port, as it must for memory on AMD's processors. Its capability comes first, and drivers take
 //! the first that they can use (4.1.4); the doorbell in memory works as well, but by way of this process.
@@ -14,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::core::{Core, Part, Wiring};
+use super::core::{Core, Part, Wiring, word};
 use super::{Host, answer, written};
 use crate::addr::QueueIndex;
 use crate::bus::BusDevice;
@@ -49,6 +51,7 @@ const NOTIFY_STRIDE: u32 = 0;
 /// BARs by number.
 const REGISTERS_BAR: u8 = 0;
 const DOORBELL_BAR: u8 = 1;
+const REGION_BAR: u8 = 2;
 
 /// Types of the vendor's capability (4.1.4).
 const CAP_VENDOR: u8 = 9;
@@ -57,6 +60,7 @@ const CAP_NOTIFY: u8 = 2;
 const CAP_ISR: u8 = 3;
 const CAP_DEVICE: u8 = 4;
 const CAP_PCI: u8 = 5;
+const CAP_SHARED_MEMORY: u8 = 8;
 /// Offsets in the body of CAP_PCI, behind id and link: BAR, offset, length, data window.
 const WINDOW_BAR: usize = 2;
 const WINDOW_OFFSET: usize = 6;
@@ -81,7 +85,8 @@ struct Wires {
     config_vector: u16,
     queue_vectors: Vec<u16>,
     isr: Arc<AtomicU8>,
-    doorbell: Option<u16>,
+    /// What is seen of the BARs.
+    seen: Decoded,
 }
 
 impl Wiring for Wires {
@@ -99,20 +104,25 @@ impl Wiring for Wires {
     }
 
     fn doorbell(&self, queue: QueueIndex) -> Option<DoorbellAddress> {
-        self.doorbell.map(|port| DoorbellAddress { register: Register::Port(port), value: queue.0 })
+        let port = self.seen.ports.and_then(|ports| u16::try_from(ports.base()).ok())?;
+        Some(DoorbellAddress { register: Register::Port(port), value: queue.0 })
+    }
+
+    fn region(&self) -> Option<u64> {
+        self.seen.region.map(|region| region.base())
     }
 }
 
 impl PciTransport {
-    /// `device` as a function whose BARs are at `memory` and at `ports`, with a vector for configuration changes and one
-    /// for each queue, or one for all.
+    /// `device` as a function whose BARs are at `memory`, at `ports` and, for what it has of shared memory, at `region`, with
+    /// a vector for configuration changes and one for each queue, or one for all.
     ///
     /// # Errors
     /// The host refused an eventfd or a vector.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         host: Host,
-        (memory, ports): (u32, u16),
+        (memory, ports, region): (u32, u16, Option<u64>),
         source: &dyn MsiSource,
     ) -> io::Result<Self> {
         let shares = device.shares_a_vector();
@@ -123,14 +133,19 @@ impl PciTransport {
         let mut space = ConfigSpace::new(identity(core.profile().kind))
             .with_memory(memory, BAR_SIZE)
             .with_ports(ports, PORTS);
-        let (msix_at, window_at) = describe(&mut space, &msix, core.profile().config_len)
+        let region = region.zip(core.region_len());
+        if let Some((at, len)) = region {
+            space = space.with_region(at, len);
+        }
+        let region = region.map(|(_, len)| len);
+        let (msix_at, window_at) = describe(&mut space, &msix, (core.profile().config_len, region))
             .ok_or_else(|| io::Error::other("a PCI function's capabilities do not fit"))?;
         let wires = Wires {
             msix,
             config_vector: NO_VECTOR,
             queue_vectors: vec![NO_VECTOR; queues],
             isr: Arc::default(),
-            doorbell: doorbell(space.decoded()),
+            seen: space.decoded(),
         };
         Ok(Self { core, space, wires, msix_at, window_at })
     }
@@ -253,11 +268,6 @@ impl PciTransport {
     }
 }
 
-/// The port at which the doorbell is seen.
-fn doorbell(seen: Decoded) -> Option<u16> {
-    seen.ports.and_then(|ports| u16::try_from(ports.base()).ok())
-}
-
 fn half(address: u64, high: bool) -> [u8; 4] {
     let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
     if high { [e, f, g, h] } else { [a, b, c, d] }
@@ -274,7 +284,11 @@ fn identity(kind: u32) -> Identity {
 }
 
 /// Writes the capabilities; where the bodies of MSI-X and of the data window are.
-fn describe(space: &mut ConfigSpace, msix: &Msix, config_len: u32) -> Option<(usize, usize)> {
+fn describe(
+    space: &mut ConfigSpace,
+    msix: &Msix,
+    (config_len, region): (u32, Option<u64>),
+) -> Option<(usize, usize)> {
     let vendor = |kind: u8, bar: u8, (offset, len): (u32, u32), more: &[u8]| {
         // Length with id and link; type, BAR, id, padding; offset, length (4.1.4).
         let mut body = vec![u8::try_from(16 + more.len()).unwrap_or(u8::MAX), kind, bar, 0, 0, 0];
@@ -295,6 +309,12 @@ fn describe(space: &mut ConfigSpace, msix: &Msix, config_len: u32) -> Option<(us
     for (bar, place) in [(DOORBELL_BAR, NOTIFY), (REGISTERS_BAR, NOTIFY_IN_MEMORY)] {
         let doorbell = vendor(CAP_NOTIFY, bar, place, &NOTIFY_STRIDE.to_le_bytes());
         space.add_capability(CAP_VENDOR, &doorbell, &[])?;
+    }
+    if let Some(len) = region {
+        // Offset and length have upper halves, behind (4.1.4.7). The id is 0.
+        let upper = [0, word(len, 1)].map(u32::to_le_bytes).concat();
+        let region = vendor(CAP_SHARED_MEMORY, REGION_BAR, (0, word(len, 0)), &upper);
+        space.add_capability(CAP_VENDOR, &region, &[])?;
     }
     let mut mask = [0; 18];
     // BAR, offset, length and data are the driver's to write.
@@ -383,13 +403,11 @@ impl PciFunction for PciTransport {
     }
 
     fn moved(&mut self, mapped: Decoded) {
-        let doorbell = doorbell(mapped);
-        if doorbell == self.wires.doorbell {
-            return;
-        }
-        self.wires.doorbell = doorbell;
-        if self.core.is_live() {
-            self.core.ring_for(&self.wires);
+        let before = std::mem::replace(&mut self.wires.seen, mapped);
+        // Registers are found by their bus.
+        let same = before.ports == mapped.ports && before.region == mapped.region;
+        if !same && self.core.is_live() {
+            self.core.rewire(&self.wires);
         }
     }
 }

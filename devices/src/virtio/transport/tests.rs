@@ -1,12 +1,15 @@
 //! What a driver sees of each transport beside the conformance suite.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::doorbell::{DoorbellAddress, Register};
-use crate::testing::{Driver, Over, make_blocking};
+use crate::shared_memory::Region;
+use crate::testing::{Driver, Over, REGION, make_blocking};
+use crate::virtio::spec::feature;
 use crate::virtio::{Activation, Profile, Progress, StartError, VirtioDevice};
 
 /// A device that is only looked at; its queues may share a vector.
@@ -27,6 +30,97 @@ impl VirtioDevice for Still {
     }
     fn stop(&mut self) -> Vec<Progress> {
         Vec::new()
+    }
+}
+
+/// A device that has something to show.
+struct Showing(Arc<Region>);
+
+impl VirtioDevice for Showing {
+    fn profile(&self) -> Profile {
+        Still(false).profile()
+    }
+    fn read_config(&self, offset: u32, out: &mut [u8]) {
+        Still(false).read_config(offset, out);
+    }
+    fn shared_memory(&self) -> Option<Arc<Region>> {
+        Some(self.0.clone())
+    }
+    fn start(&mut self, _: Activation) -> Result<(), StartError> {
+        Ok(())
+    }
+    fn stop(&mut self) -> Vec<Progress> {
+        Vec::new()
+    }
+}
+
+/// With a region of 8 GiB, which takes both halves of every register.
+const LONG: u64 = 8 << 30;
+
+fn showing() -> Box<dyn VirtioDevice> {
+    Box::new(Showing(Arc::new(Region::new(LONG).expect("a region"))))
+}
+
+#[test]
+fn devices_with_shared_memory_keep_the_rules_of_virtio() {
+    crate::testing::conformance::conforms(showing);
+}
+
+#[test]
+fn over_mmio_registers_tell_of_shared_memory() {
+    let mut driver = Driver::new(showing(), Over::Mmio);
+    let words = |driver: &mut Driver| {
+        [0xb0, 0xb4, 0xb8, 0xbc].map(|at| u32::from_le_bytes(driver.peek(at, 4).try_into().expect("a word")))
+    };
+    assert_eq!(words(&mut driver), [0, 2, 0, 0x10]);
+    driver.poke(0xac, &1u32.to_le_bytes());
+    assert_eq!(words(&mut driver), [u32::MAX; 4], "there is no region 1");
+    driver.set_status(0);
+    assert_eq!(words(&mut driver), [0, 2, 0, 0x10]);
+}
+
+#[test]
+fn over_pci_a_capability_tells_of_shared_memory_and_a_bar_where_it_is() {
+    let mut driver = Driver::new(showing(), Over::Pci);
+    let mut next = usize::from(driver.peek_space(0x34, 1)[0]);
+    let mut found = Vec::new();
+    while next != 0 {
+        let cap = driver.peek_space(next, 24);
+        if cap[0] == 9 && cap[3] == 8 {
+            found.push(cap.clone());
+        }
+        next = cap[1].into();
+    }
+    // Length, type, BAR, id, padding; offset and length; their upper halves.
+    let body = [vec![24, 8, 2, 0, 0, 0], vec![0; 12], vec![2, 0, 0, 0]].concat();
+    let [only] = &found[..] else { panic!("one capability: {found:x?}") };
+    assert_eq!(only[2..], body[..]);
+    let bar = (REGION | 0xc).to_le_bytes();
+    assert_eq!(driver.peek_space(0x18, 8), bar, "64 bits, prefetchable");
+    let mut without = Driver::new(Box::new(Still(false)), Over::Pci);
+    assert_eq!(without.peek_space(0x18, 8), [0; 8]);
+}
+
+#[test]
+fn shared_memory_is_shown_while_the_device_is_live_and_follows_its_bar() {
+    for over in [Over::Mmio, Over::Pci] {
+        let mut driver = Driver::new(showing(), over);
+        assert_eq!(driver.regions.list(), [0u64; 0]);
+        driver.start(feature::COMMON);
+        assert_eq!(driver.regions.list(), [REGION]);
+        driver.set_status(0);
+        assert_eq!(driver.regions.list(), [0u64; 0]);
+        driver.start(0);
+        driver.poke_space(0x1c, &0x20u32.to_le_bytes());
+        let moved = if over == Over::Pci { 0x20_0000_0000 } else { REGION };
+        assert_eq!(driver.regions.list(), [moved]);
+        driver.poke_space(4, &[0, 0]);
+        assert_eq!(driver.regions.list().len(), usize::from(over == Over::Mmio), "decoding is off");
+        driver.poke_space(4, &[2, 0]);
+        assert_eq!(driver.regions.list(), [moved]);
+        let regions = driver.regions.clone();
+        drop(driver);
+        assert_eq!(regions.list(), [0u64; 0]);
     }
 }
 

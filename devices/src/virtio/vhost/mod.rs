@@ -2,7 +2,7 @@
 
 mod deadline;
 pub mod kernel;
-mod refusals;
+pub mod requests;
 mod sys;
 pub mod user;
 

@@ -6,7 +6,7 @@
 //! 4. [`Daemon::stop`] switches them off and asks how far they got. Then again from 2.
 //!
 //! The other process is not trusted: each conversation has an end ([`Deadline`]), replies are checked by the `vhost`
-//! crate, and what the daemon asks of us is refused. It shares the guest's memory, and with it all that the guest has.
+//! crate, and what the daemon asks of us is done where the device has a place for it ([`Requests`]). It shares the guest's memory, and with it all that the guest has.
 //! After the first error the connection is shut, and the daemon is spoken to no more.
 
 use std::io;
@@ -29,7 +29,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Deadline;
-use super::refusals::Refusals;
+use super::requests::Requests;
 use crate::confine::Call;
 use crate::virtio::spec::feature;
 use crate::virtio::{Features, Progress, QueueGrant};
@@ -45,6 +45,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What we can do with.
 const WANTED: Protocol =
     Protocol::MQ.union(Protocol::REPLY_ACK).union(Protocol::BACKEND_REQ).union(Protocol::INFLIGHT_SHMFD);
+
+/// What a device asks of a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Queues to be run.
+    pub queues: u16,
+    /// A shared memory region with number 0.
+    pub shared_memory: bool,
+}
 
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
@@ -71,6 +80,9 @@ pub enum DaemonError {
         /// What was asked for.
         wanted: u16,
     },
+    /// No shared memory region.
+    #[error("it has no shared memory region to map files into")]
+    NoRegion,
     /// Guest memory that no other process can map, or a ring that lies in none.
     #[error("the guest's memory cannot be shared with it")]
     Memory,
@@ -123,7 +135,9 @@ pub struct Daemon {
     features: u64,
     protocol: Protocol,
     /// The daemon's way to ask, where it wants one.
-    requests: Option<Refusals>,
+    requests: Option<Requests>,
+    /// Length of its shared memory region, where one was asked for.
+    region_len: Option<u64>,
     /// Where the daemon notes what it is at, for a successor of its own.
     inflight: Option<(VhostUserInflight, std::fs::File)>,
     /// Where calls go that nobody wants to hear.
@@ -136,6 +150,15 @@ impl std::fmt::Debug for Daemon {
     }
 }
 
+impl Drop for Daemon {
+    /// Who answers its requests hears that there will be no more.
+    fn drop(&mut self) {
+        if let Some(requests) = &self.requests {
+            requests.shut();
+        }
+    }
+}
+
 impl AsRawFd for Daemon {
     /// Readable when the daemon hung up, or speaks unasked, which it must not.
     fn as_raw_fd(&self) -> RawFd {
@@ -144,25 +167,26 @@ impl AsRawFd for Daemon {
 }
 
 impl Daemon {
-    /// Meets the daemon at the other end of `stream`, which must run `queues` queues.
+    /// Meets the daemon at the other end of `stream`, which must have what is needed.
     ///
     /// # Errors
     /// See [`DaemonError`].
-    pub fn meet(stream: UnixStream, queues: u16, deadline: &Arc<Deadline>) -> Result<Self, DaemonError> {
+    pub fn meet(stream: UnixStream, needs: Needs, deadline: &Arc<Deadline>) -> Result<Self, DaemonError> {
         let host = |what| move |source| DaemonError::Host { what, source };
         let socket = Arc::new(stream.try_clone().map_err(host("duplicate a socket"))?);
         let unheard = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("make an eventfd"))?;
         let mut daemon = Self {
-            frontend: Frontend::from_stream(stream, queues.into()),
+            frontend: Frontend::from_stream(stream, needs.queues.into()),
             socket,
             deadline: deadline.clone(),
             features: 0,
             protocol: Protocol::empty(),
             requests: None,
+            region_len: None,
             inflight: None,
             unheard,
         };
-        daemon.talk(|daemon| daemon.negotiate(queues))?;
+        daemon.talk(|daemon| daemon.negotiate(needs))?;
         Ok(daemon)
     }
 
@@ -180,7 +204,7 @@ impl Daemon {
         })
     }
 
-    fn negotiate(&mut self, queues: u16) -> Result<(), DaemonError> {
+    fn negotiate(&mut self, Needs { queues, shared_memory }: Needs) -> Result<(), DaemonError> {
         self.frontend.set_owner()?;
         self.features = self.frontend.get_features()?;
         let lacking = feature::COMMON & !self.features;
@@ -188,9 +212,10 @@ impl Daemon {
             return Err(DaemonError::Features(lacking));
         }
         if self.features & PROTOCOL_FEATURES == 0 {
-            return Ok(());
+            return if shared_memory { Err(DaemonError::NoRegion) } else { Ok(()) };
         }
-        self.protocol = self.frontend.get_protocol_features()? & WANTED;
+        let wanted = if shared_memory { WANTED | Protocol::SHMEM } else { WANTED };
+        self.protocol = self.frontend.get_protocol_features()? & wanted;
         self.frontend.set_protocol_features(self.protocol)?;
         if self.protocol.contains(Protocol::REPLY_ACK) {
             self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
@@ -201,31 +226,40 @@ impl Daemon {
                 return Err(DaemonError::Queues { has, wanted: queues });
             }
         }
+        if shared_memory {
+            self.region_len = Some(self.ask_for_region()?);
+        }
         self.open_requests()
+    }
+
+    fn ask_for_region(&mut self) -> Result<u64, DaemonError> {
+        if !self.protocol.contains(Protocol::SHMEM | Protocol::BACKEND_REQ) {
+            return Err(DaemonError::NoRegion);
+        }
+        let config = self.frontend.get_shmem_config()?;
+        let first = config.memory_sizes.first().copied().filter(|len| *len > 0);
+        first.ok_or(DaemonError::NoRegion)
     }
 
     fn open_requests(&mut self) -> Result<(), DaemonError> {
         if self.protocol.contains(Protocol::BACKEND_REQ) {
             let make = |source| DaemonError::Host { what: "make a pair of sockets", source };
-            let (ours, theirs) = Refusals::new().map_err(make)?;
+            let (ours, theirs) = Requests::new().map_err(make)?;
             self.frontend.set_backend_request_fd(&theirs)?;
             self.requests = Some(ours);
         }
         Ok(())
     }
 
-    /// Readable when the daemon asks for something; `None` if it has no way to.
-    pub fn requests(&self) -> Option<&impl AsRawFd> {
+    /// What the daemon asks for comes here; `None` if it has no way to. To be answered while it runs the queues, by another
+    /// thread than the one that stops it where it waits for an answer: the stop waits for the daemon.
+    pub fn requests(&self) -> Option<&Requests> {
         self.requests.as_ref()
     }
 
-    /// Answers what the daemon asks for: no.
-    ///
-    /// # Errors
-    /// It does not speak the protocol, or not any more; it may ask nothing then.
-    pub fn refuse(&mut self) -> io::Result<()> {
-        let Some(requests) = &mut self.requests else { return Ok(()) };
-        requests.answer().inspect_err(|_| self.requests = None)
+    /// Length of the shared memory region that was asked for.
+    pub fn region_len(&self) -> Option<u64> {
+        self.region_len
     }
 
     /// Has the daemon work `rings`.

@@ -130,3 +130,6 @@ impl Answers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

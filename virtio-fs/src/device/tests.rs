@@ -20,7 +20,7 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{Fs, FsError, Share};
 
-fn share() -> Share {
+pub(super) fn share() -> Share {
     Share { tag: "src".to_owned(), queues: 1, queue_size: 64, dax: false }
 }
 
@@ -29,22 +29,22 @@ fn device(stream: UnixStream) -> Result<Fs, FsError> {
 }
 
 const GET_FEATURES: u32 = 1;
-const GET_VRING_BASE: u32 = 11;
+pub(super) const GET_VRING_BASE: u32 = 11;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const GET_QUEUE_NUM: u32 = 17;
 const SET_VRING_KICK: u32 = 12;
-const SET_VRING_ENABLE: u32 = 18;
-const SET_BACKEND_REQ_FD: u32 = 21;
-const REPLY_ACK: u64 = 8;
-const MQ: u64 = 1;
-const BACKEND_REQ: u64 = 1 << 5;
+pub(super) const SET_VRING_ENABLE: u32 = 18;
+pub(super) const SET_BACKEND_REQ_FD: u32 = 21;
+pub(super) const REPLY_ACK: u64 = 8;
+pub(super) const MQ: u64 = 1;
+pub(super) const BACKEND_REQ: u64 = 1 << 5;
 
 /// One message: request, flags, body. `None` at the end.
 fn receive(stream: &mut UnixStream) -> Option<(u32, u32, Vec<u8>)> {
     receive_with_file(stream).map(|(request, flags, body, _)| (request, flags, body))
 }
 
-fn receive_with_file(stream: &mut UnixStream) -> Option<(u32, u32, Vec<u8>, Option<OwnedFd>)> {
+pub(super) fn receive_with_file(stream: &mut UnixStream) -> Option<(u32, u32, Vec<u8>, Option<OwnedFd>)> {
     let mut head = [0; 12];
     // A header comes whole: it was sent as one.
     let (12, file) = stream.recv_with_fd(&mut head).ok()? else { return None };
@@ -80,7 +80,7 @@ fn idle(end: impl Fn(u32, usize) -> bool + Send + 'static) -> (UnixStream, JoinH
 }
 
 /// Says yes to a message.
-fn agree(stream: &mut UnixStream, request: u32, flags: u32, protocol: u64) {
+pub(super) fn agree(stream: &mut UnixStream, request: u32, flags: u32, protocol: u64) {
     match request {
         GET_FEATURES => answer(stream, request, feature::COMMON | 1 << 30),
         GET_PROTOCOL_FEATURES => answer(stream, request, protocol),
@@ -92,7 +92,7 @@ fn agree(stream: &mut UnixStream, request: u32, flags: u32, protocol: u64) {
 }
 
 /// The FUSE request `operation` number `unique`, with room for a reply, in the queue `queue`.
-fn ask(driver: &mut Driver, queue: usize, (operation, unique): (u32, u64), at: u64) {
+pub(super) fn ask(driver: &mut Driver, queue: usize, (operation, unique): (u32, u64), at: u64) {
     let mut head = 40u32.to_le_bytes().to_vec();
     head.extend(operation.to_le_bytes());
     head.extend(unique.to_le_bytes());
@@ -106,14 +106,14 @@ fn ask(driver: &mut Driver, queue: usize, (operation, unique): (u32, u64), at: u
 }
 
 /// Waits for the reply to the request at `at`: its error and its number.
-fn reply(driver: &mut Driver, queue: usize, at: u64) -> (u32, i32, u64) {
+pub(super) fn reply(driver: &mut Driver, queue: usize, at: u64) -> (u32, i32, u64) {
     let used = driver.rings[queue].wait();
     let bytes: [u8; 16] = driver.ram.memory().read_obj(GuestAddress(at + 64)).expect("in memory");
     let error = i32::from_le_bytes(bytes[4..8].try_into().expect("four bytes"));
     (used.written, error, u64::from_le_bytes(bytes[8..].try_into().expect("eight bytes")))
 }
 
-const GETATTR: u32 = 3;
+pub(super) const GETATTR: u32 = 3;
 const READLINK: u32 = 5;
 const GONE: (u32, i32) = (16, -libc::ENOTCONN);
 

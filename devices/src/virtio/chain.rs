@@ -134,11 +134,13 @@ pub struct Chain {
     readable: Buffers,
     writable: Buffers,
     written: usize,
+    is_astray: bool,
 }
 
 impl Chain {
     pub(super) fn new(head: u16) -> Self {
-        Self { head, readable: Buffers::default(), writable: Buffers::default(), written: 0 }
+        let (readable, writable) = (Buffers::default(), Buffers::default());
+        Self { head, readable, writable, written: 0, is_astray: false }
     }
 
     /// Makes room for as many buffers of either kind.
@@ -147,7 +149,7 @@ impl Chain {
         self.writable.spans.reserve(buffers);
     }
 
-    /// Adds a descriptor's buffer, in the order of the chain.
+    /// Adds a descriptor's buffer, in the order of the chain; one outside of memory only leaves its mark.
     pub(super) fn push(
         &mut self,
         ram: &GuestMemoryMmap,
@@ -156,7 +158,8 @@ impl Chain {
     ) -> Result<(), QueueError> {
         let len = len as usize;
         if len > 0 && !ram.check_range(at, len) {
-            return Err(QueueError::OutsideMemory);
+            self.is_astray = true;
+            return Ok(());
         }
         match writable {
             true => self.writable.push(at, len),
@@ -164,6 +167,11 @@ impl Chain {
             false => self.readable.push(at, len),
         }
         Ok(())
+    }
+
+    /// Whether a buffer of it lies outside of guest memory, and was left out.
+    pub fn is_astray(&self) -> bool {
+        self.is_astray
     }
 
     /// Index of the chain's first descriptor, by which the driver knows it.
@@ -321,10 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_outside_memory_and_one_out_of_order_are_refused() {
+    fn a_buffer_outside_memory_is_left_out_and_one_out_of_order_is_refused() {
         let ram = ram();
-        assert_eq!(chain(&ram, &[(0xfff0, 0x20, true)]).err(), Some(QueueError::OutsideMemory));
-        assert_eq!(chain(&ram, &[(u64::MAX, 2, false)]).err(), Some(QueueError::OutsideMemory));
+        for outside in [(0xfff0, 0x20, true), (u64::MAX, 2, false)] {
+            let chain = chain(&ram, &[(8, 3, false), outside]).expect("a chain");
+            assert!(chain.is_astray() && chain.readable() == 3 && chain.writable() == 0);
+        }
+        assert!(!chain(&ram, &[(0xffe0, 0x20, true)]).expect("a chain").is_astray());
         assert_eq!(chain(&ram, &[(0, 1, true), (8, 1, false)]).err(), Some(QueueError::Order));
     }
 

@@ -162,6 +162,19 @@ impl Queue {
     /// # Errors
     /// What the driver did wrong; the queue cannot be used any more.
     pub fn next(&mut self, ram: &GuestMemoryMmap) -> Result<Option<Chain>, QueueError> {
+        match self.next_or_astray(ram)? {
+            Some(chain) if chain.is_astray() => Err(QueueError::OutsideMemory),
+            chain => Ok(chain),
+        }
+    }
+
+    /// As [`Queue::next`], but a chain may have buffers outside of guest memory ([`Chain::is_astray`]): for devices that can
+    /// answer it with an error. The driver may not know better: a process of the guest's can have it read a disk into a
+    /// device's shared memory, which is no memory of ours.
+    ///
+    /// # Errors
+    /// Likewise, but for those.
+    pub fn next_or_astray(&mut self, ram: &GuestMemoryMmap) -> Result<Option<Chain>, QueueError> {
         let mut chains = self.ring.iter(ram).map_err(|why| match why {
             virtio_queue::Error::InvalidAvailRingIndex => QueueError::AvailIndex,
             _ => QueueError::Ring,

@@ -86,7 +86,7 @@ pub(super) fn understand(
     features: Features,
 ) -> Result<Step, QueueError> {
     let mut header = [0; HEADER];
-    if chain.read(ram, &mut header)? < HEADER || chain.writable() == 0 {
+    if chain.is_astray() || chain.read(ram, &mut header)? < HEADER || chain.writable() == 0 {
         return Ok(Step::Over(Status::IoError));
     }
     let (kind, sector) = (u32_at(&header, 0), u64_at(&header, 8));

@@ -437,6 +437,29 @@ fn more_than_may_be_under_way_at_once_is_done_all_the_same() {
 }
 
 #[test]
+fn data_outside_of_memory_are_an_error_and_the_disk_works_on() {
+    const OUTSIDE: u64 = 0x20_0000;
+    for (by, over) in WAYS {
+        let mut driver = live(open(&image(4096), &Options::default()), by, over);
+        for (kind, at) in [(IN, OUTSIDE), (OUT, OUTSIDE), (IN, u64::MAX - 511), (OUT, u64::MAX - 511)] {
+            let memory = driver.ram.memory();
+            memory.write_obj([u64::from(kind), 0], GuestAddress(HEADER)).expect("written");
+            memory.write_obj(0xffu8, GuestAddress(STATUS)).expect("written");
+            driver.rings[0].add(&[
+                Buffer { at: HEADER, len: 16, writable: false },
+                Buffer { at, len: 512, writable: kind == IN },
+                Buffer { at: STATUS, len: 1, writable: true },
+            ]);
+            driver.notify(0);
+            driver.rings[0].wait();
+            let status: u8 = driver.ram.memory().read_obj(GuestAddress(STATUS)).expect("read");
+            assert_eq!(status, 1, "{by:?} over {over:?}, {kind} at {at:#x}");
+        }
+        assert_eq!(ask(&mut driver, IN, 0, Data::In(512)).0, 0);
+    }
+}
+
+#[test]
 fn a_run_away_index_needs_a_reset() {
     for (by, over) in WAYS {
         let mut driver = live(open(&image(4096), &Options::default()), by, over);

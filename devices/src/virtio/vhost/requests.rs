@@ -61,7 +61,10 @@ impl AsRawFd for Requests {
 
 impl Requests {
     /// Both ends; the second is the daemon's.
-    pub(super) fn new() -> io::Result<(Self, UnixStream)> {
+    ///
+    /// # Errors
+    /// The host has no sockets to give.
+    pub fn new() -> io::Result<(Self, UnixStream)> {
         let (socket, theirs) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
         Ok((Self { socket: Arc::new(socket), begun: Arc::default() }, theirs))

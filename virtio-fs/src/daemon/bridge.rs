@@ -10,11 +10,13 @@ use std::sync::Arc;
 use fuse_backend_rs::abi::fuse_abi::{InHeader, OutHeader};
 use fuse_backend_rs::api::filesystem::FileSystem;
 use fuse_backend_rs::api::server::Server;
-use fuse_backend_rs::transport::{Reader, VirtioFsWriter};
+use fuse_backend_rs::transport::{FsCacheReqHandler, Reader, VirtioFsWriter};
 use virtio_queue::QueueT;
 use virtio_queue_of_fuse::{DescriptorChain, Queue, QueueOwnedT, QueueT as _};
 use vm_memory::GuestMemoryMmap;
 use vm_memory_of_fuse::{Bytes as _, GuestAddress, GuestMemory as _, GuestMemoryMmap as Ram};
+
+use super::dax::{Changing, Window};
 
 /// Guest memory as the FUSE library sees it. A cheap clone.
 #[derive(Clone, Debug)]
@@ -78,8 +80,12 @@ impl Request {
         self.0.head_index()
     }
 
-    /// Has `server` serve it; the bytes of its reply. A request that makes no sense gets none.
-    pub(super) fn serve<F: FileSystem + Sync>(&self, server: &Server<F>) -> u32 {
+    /// Has `server` serve it, and `window` be changed; the bytes of its reply. A request that makes no sense gets none.
+    pub(super) fn serve<F: FileSystem + Sync>(
+        &self,
+        server: &Server<F>,
+        window: Option<&Arc<Window>>,
+    ) -> u32 {
         let memory: &Ram = self.0.memory();
         let reader = Reader::from_descriptor_chain(memory, self.0.clone());
         let writer = VirtioFsWriter::new(memory, self.0.clone());
@@ -90,7 +96,9 @@ impl Request {
                 return self.refuse().unwrap_or(0);
             }
         };
-        match server.handle_message(reader, writer.into(), None, None) {
+        let mut window = window.cloned().map(Changing);
+        let window = window.as_mut().map(|window| -> &mut dyn FsCacheReqHandler { window });
+        match server.handle_message(reader, writer.into(), window, None) {
             Ok(len) => u32::try_from(len).unwrap_or(u32::MAX),
             Err(why) => {
                 log::debug!("a request makes no sense: {why}");

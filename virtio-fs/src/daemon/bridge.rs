@@ -7,13 +7,16 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use fuse_backend_rs::abi::fuse_abi::{InHeader, OutHeader};
 use fuse_backend_rs::api::filesystem::FileSystem;
 use fuse_backend_rs::api::server::Server;
-use fuse_backend_rs::transport::{Reader, VirtioFsWriter};
+use fuse_backend_rs::transport::{FsCacheReqHandler, Reader, VirtioFsWriter};
 use virtio_queue::QueueT;
 use virtio_queue_of_fuse::{DescriptorChain, Queue, QueueOwnedT, QueueT as _};
 use vm_memory::GuestMemoryMmap;
-use vm_memory_of_fuse::{GuestAddress, GuestMemoryMmap as Ram};
+use vm_memory_of_fuse::{Bytes as _, GuestAddress, GuestMemory as _, GuestMemoryMmap as Ram};
+
+use super::dax::{Changing, Window};
 
 /// Guest memory as the FUSE library sees it. A cheap clone.
 #[derive(Clone, Debug)]
@@ -77,8 +80,12 @@ impl Request {
         self.0.head_index()
     }
 
-    /// Has `server` serve it; the bytes of its reply. A request that makes no sense gets none.
-    pub(super) fn serve<F: FileSystem + Sync>(&self, server: &Server<F>) -> u32 {
+    /// Has `server` serve it, and `window` be changed; the bytes of its reply. A request that makes no sense gets none.
+    pub(super) fn serve<F: FileSystem + Sync>(
+        &self,
+        server: &Server<F>,
+        window: Option<&Arc<Window>>,
+    ) -> u32 {
         let memory: &Ram = self.0.memory();
         let reader = Reader::from_descriptor_chain(memory, self.0.clone());
         let writer = VirtioFsWriter::new(memory, self.0.clone());
@@ -86,15 +93,35 @@ impl Request {
             (Ok(reader), Ok(writer)) => (reader, writer),
             (reader, writer) => {
                 log::debug!("a request does not lie in guest memory: {:?} {:?}", reader.err(), writer.err());
-                return 0;
+                return self.refuse().unwrap_or(0);
             }
         };
-        match server.handle_message(reader, writer.into(), None, None) {
+        let mut window = window.cloned().map(Changing);
+        let window = window.as_mut().map(|window| -> &mut dyn FsCacheReqHandler { window });
+        match server.handle_message(reader, writer.into(), window, None) {
             Ok(len) => u32::try_from(len).unwrap_or(u32::MAX),
             Err(why) => {
                 log::debug!("a request makes no sense: {why}");
                 0
             }
         }
+    }
+    /// Answers EFAULT, if the heads of the request and of its reply lie in guest memory; the bytes of the reply.
+    ///
+    /// Linux makes such requests for a process that reads or writes with O_DIRECT from or to a file that it has mapped in a
+    /// DAX window, which is no memory of the guest's here. Given back without an answer, the request would have for one
+    /// whatever lies in its place.
+    fn refuse(&self) -> Option<u32> {
+        let memory: &Ram = self.0.memory();
+        let (head, reply) = (self.0.clone().readable().next()?, self.0.clone().writable().next()?);
+        if (head.len() as usize) < size_of::<InHeader>() || (reply.len() as usize) < size_of::<OutHeader>() {
+            return None;
+        }
+        let InHeader { unique, .. } = memory.read_obj(head.addr()).ok()?;
+        let len = u32::try_from(size_of::<OutHeader>()).ok()?;
+        // Asked for before, or a part of it might be written.
+        memory.check_range(reply.addr(), size_of::<OutHeader>()).then_some(())?;
+        memory.write_obj(OutHeader { len, error: -libc::EFAULT, unique }, reply.addr()).ok()?;
+        Some(len)
     }
 }

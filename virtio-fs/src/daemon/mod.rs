@@ -6,6 +6,7 @@
 //! 4. When the VMM hangs up, the daemon ends with status 0.
 
 mod bridge;
+mod dax;
 mod filter;
 pub mod fs;
 mod log;
@@ -94,7 +95,7 @@ fn serve(options: &Options, inside: Inside, listener: UnixListener) -> Result<u8
     let host = |what| move |source| DaemonError::Host { what, source };
     let Inside { root, descriptors } = inside;
     let shared = fs::Shared::new(options, root, descriptors).map_err(host("open the directory"))?;
-    let service = serve::Service::new(shared, options.threads).map_err(host("start threads"))?;
+    let service = serve::Service::new(shared, options).map_err(host("start threads"))?;
     service.serve(listener).map_err(DaemonError::Peer)?;
     Ok(0)
 }

@@ -72,6 +72,8 @@ pub struct Options {
     pub readonly: bool,
     /// Whether O_DIRECT of the guest's reaches the host.
     pub direct_io: bool,
+    /// Bytes of the window in which the guest maps files; absent: it maps none.
+    pub dax_window: Option<u64>,
     /// Threads that serve a queue beside the queue's own; 0: it serves itself.
     pub threads: usize,
     /// Capabilities added to those that the daemon keeps, or taken from them.
@@ -118,6 +120,7 @@ Usage: kiwi-virtiofsd --socket-path=PATH|--fd=N --shared-dir=DIR [OPTIONS]
   --posix-acl             Pass ACLs on; implies --xattr
   --allow-direct-io       Pass O_DIRECT on
   --readonly              Nothing may be changed
+  --dax-window=SIZE       Let the guest map files in a window of 2M to 64G, a power of two [none]
   --thread-pool-size=N    Threads beside each queue's own [0]
   --modcaps=LIST          +NAME or -NAME, with colons between them (also -o modcaps=LIST)
   --rlimit-nofile=N       Most open files [1000000, or what the host allows]
@@ -167,11 +170,12 @@ fn version() -> String {
 }
 
 /// Options that have a value.
-const TAKES: [&str; 14] = [
+const TAKES: [&str; 15] = [
     "--fd",
     "--socket-path",
     "--shared-dir",
     "--cache",
+    "--dax-window",
     "--thread-pool-size",
     "--modcaps",
     "--rlimit-nofile",
@@ -183,6 +187,10 @@ const TAKES: [&str; 14] = [
     "--uid-map",
     "--gid-map",
 ];
+
+/// How large a window may be: from one piece of what Linux's driver maps at once to what a processor with few bits of
+/// addresses has room for beside memory.
+const WINDOWS: std::ops::RangeInclusive<u64> = 2 << 20..=64 << 30;
 
 /// A word's name, and its value if it has one behind an equals sign; `-oLIST` is `-o=LIST`.
 fn split(word: &OsStr) -> (String, Option<OsString>) {
@@ -203,6 +211,7 @@ struct Found {
     shared: Option<PathBuf>,
     cache: Cache,
     switches: Switches,
+    dax_window: Option<u64>,
     threads: usize,
     capabilities: Vec<(bool, Capability)>,
     descriptors: Option<u64>,
@@ -284,6 +293,17 @@ impl Found {
                 self.cache = cache(text).ok_or_else(|| wrong("auto, always, never or metadata"))?;
                 Ok(())
             }
+            "--dax-window" => {
+                let size = size(text).ok_or_else(|| wrong("a size, such as 1G"))?;
+                if !size.is_power_of_two() {
+                    return refused("a window is a power of two of bytes; write 1G or 2G, for example");
+                }
+                if !WINDOWS.contains(&size) {
+                    return refused("a window has 2M to 64G; write 1G, for example");
+                }
+                self.dax_window = Some(size);
+                Ok(())
+            }
             "--thread-pool-size" => {
                 let threads = number(text).filter(|n| *n <= 64);
                 self.threads = threads.ok_or_else(|| wrong("a number of threads from 0 to 64"))?;
@@ -337,6 +357,7 @@ impl Found {
             acl,
             readonly,
             direct_io,
+            dax_window: self.dax_window,
             threads: self.threads,
             capabilities: self.capabilities,
             descriptors: self.descriptors,
@@ -349,6 +370,21 @@ impl Found {
 fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     // Not "+3".
     text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Bytes: a number, alone or with K, M, G or T, as `vmm` has it.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, unit) = text.split_at_checked(digits)?;
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    number::<u64>(digits)?.checked_mul(1 << shift)
 }
 
 fn cache(text: &str) -> Option<Cache> {
@@ -394,6 +430,10 @@ mod tests {
     }
 
     const BASE: &str = "--fd=3 --shared-dir=/srv ";
+
+    fn parsed_words(words: &[&str]) -> Result<Invocation, OptionsError> {
+        parse(BASE.split_whitespace().chain(words.iter().copied()).map(OsString::from))
+    }
 
     #[test]
     fn what_kata_2_1_says_is_understood() {
@@ -452,6 +492,35 @@ mod tests {
             ["--cache=some", "--thread-pool-size=65", "--modcaps=sys_admin", "--modcaps=+flying", "-o ,"]
         {
             assert!(parsed(&format!("{BASE}{word}")).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_a_power_of_two_of_bytes_with_or_without_a_unit() {
+        let window = |word: &str| options(&format!("{BASE}{word}")).dax_window;
+        assert_eq!(window(""), None);
+        for (word, bytes) in [
+            ("--dax-window=2M", 2 << 20),
+            ("--dax-window 1G", 1 << 30),
+            ("--dax-window=64GiB", 64 << 30),
+            ("--dax-window=2048k", 2 << 20),
+            ("--dax-window=2097152", 2 << 20),
+        ] {
+            assert_eq!(window(word), Some(bytes), "{word}");
+        }
+        for word in ["", "G", "-1G", "+1G", "1.5G", "1 G", "1X", "some", "99999999999999999999", "16777216T"]
+        {
+            let why = parsed_words(&[&format!("--dax-window={word}")]).expect_err("refused").to_string();
+            assert!(
+                why.starts_with("--dax-window=") && why.contains("not understood; it takes a size"),
+                "{why}"
+            );
+        }
+        for (word, what) in
+            [("0", "power"), ("3G", "power"), ("1M", "2M to 64G"), ("4k", "2M to 64G"), ("128G", "2M to 64G")]
+        {
+            let why = refused(&format!("{BASE}--dax-window={word}"));
+            assert!(why.contains(what) && why.contains("; write 1G") && why.contains(word), "{why}");
         }
     }
 

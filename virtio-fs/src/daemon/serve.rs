@@ -4,7 +4,7 @@
 //! 2. A request is taken from the ring, served, and given back; in between it is counted.
 //! 3. A ring that the VMM stops is given no more requests, and the VMM gets its answer when the last one is back: after
 //!    that nothing here touches the guest's memory on its behalf.
-//! 4. The VMM closes its socket: the daemon ends.
+//! 4. The VMM closes its socket: the daemon ends, whatever requests still wait for.
 
 use std::cell::Cell;
 use std::io;
@@ -12,10 +12,11 @@ use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::Builder;
+use std::time::Duration;
 
 use fuse_backend_rs::api::server::Server;
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost::vhost_user::{Error as WireError, Listener};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Backend as Vmm, Error as WireError, Listener};
 use vhost_user_backend::{Error, VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
 use virtio_queue::QueueT;
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
@@ -23,12 +24,16 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
 use super::bridge::{Memory, Request};
+use super::dax::Window;
 use super::fs::Shared;
+use super::options::Options;
 use devices::virtio::spec::feature;
 
 /// One for urgent requests, eight for the rest, each with a thread of its own.
 const QUEUES: usize = 9;
 const QUEUE_SIZE: usize = 1024;
+/// How long requests may take that are served when the VMM has hung up.
+const END: Duration = Duration::from_secs(2);
 
 type GuestRam = GuestMemoryAtomic<GuestMemoryMmap>;
 type Ring = VringMutex<GuestRam>;
@@ -76,6 +81,7 @@ struct Backend {
     shared: Arc<Shared>,
     server: Server<Arc<Shared>>,
     memory: RwLock<Option<Memory>>,
+    window: Option<Arc<Window>>,
     out: [Out; QUEUES],
     pool: Option<Sender<Job>>,
 }
@@ -113,7 +119,7 @@ impl Backend {
         {
             log::error!("a thread cannot be prepared: {why}");
         }
-        let len = request.serve(&self.server);
+        let len = request.serve(&self.server, self.window.as_ref());
         if let Err(why) = give_back(ring, request.head(), len) {
             log::warn!("the guest's ring is broken: {why}");
         }
@@ -182,9 +188,22 @@ impl VhostUserBackend for Backend {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::MQ
+        let mut features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        let to_ask = VhostUserProtocolFeatures::BACKEND_REQ | VhostUserProtocolFeatures::SHMEM;
+        features.set(to_ask, self.window.is_some());
+        features
+    }
+
+    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
+        Ok(self.window.as_ref().map(|window| window.config()).unwrap_or_default())
+    }
+
+    fn set_backend_req_fd(&self, vmm: Vmm) {
+        if let Some(window) = &self.window {
+            window.connect(vmm);
+        }
     }
 
     fn set_event_idx(&self, _: bool) {
@@ -234,17 +253,18 @@ fn told(error: Error) -> io::Error {
 pub(super) struct Service(VhostUserDaemon<Arc<Backend>>);
 
 impl Service {
-    /// Starts the threads, `pool` of them beside the queues' own.
+    /// Starts the threads.
     ///
     /// # Errors
     /// The host has no threads to give.
-    pub(super) fn new(shared: Shared, pool: usize) -> io::Result<Self> {
-        let shared = Arc::new(shared);
+    pub(super) fn new(shared: Shared, options: &Options) -> io::Result<Self> {
+        let (shared, pool) = (Arc::new(shared), options.threads);
         let (send, receive) = channel();
         let backend = Arc::new(Backend {
             server: Server::new(shared.clone()),
             shared,
             memory: RwLock::default(),
+            window: options.dax_window.map(Window::new).map(Arc::new),
             out: Default::default(),
             pool: (pool > 0).then_some(send),
         });
@@ -266,11 +286,25 @@ impl Service {
         self.0.start(&mut listener).map_err(told)?;
         // Nobody else shall wait for a turn that never comes.
         drop(listener);
-        match self.0.wait() {
+        let result = self.0.wait();
+        self.end();
+        match result {
             Err(Error::HandleRequest(
                 WireError::Disconnected | WireError::PartialMessage | WireError::SocketBroken(_),
             )) => Ok(()),
             result => result.map_err(told),
+        }
+    }
+
+    /// Waits for the queues' threads, but not for one that waits for the VMM itself: that one ends with the process.
+    fn end(self) {
+        let (ended, end) = channel::<()>();
+        let wait = move || {
+            drop(self);
+            drop(ended);
+        };
+        if Builder::new().name("end".to_owned()).spawn(wait).is_ok() {
+            let _ = end.recv_timeout(END);
         }
     }
 }

@@ -2,6 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests say what they expect by failing
 #![allow(clippy::cast_possible_truncation)] // small numbers all
 
+mod vmm;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,8 +16,10 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::bridge::Memory;
+use super::dax::Window;
 use super::fs::Shared;
 use super::options::{Invocation, Options, parse};
+pub use vmm::{Asked, Vmm};
 
 /// Where requests and replies lie, in the first region of the tests' memory, and how long they may be.
 const REQUEST: u64 = 0x1000;
@@ -31,6 +35,7 @@ pub struct Guest {
     queue: Queue,
     pub shared: Arc<Shared>,
     server: Server<Arc<Shared>>,
+    window: Option<Arc<Window>>,
     /// Who asks.
     pub user: u32,
     unique: u64,
@@ -78,7 +83,8 @@ impl Guest {
         queue.set_ready(true);
         let memory = Memory::new((*ram.memory()).clone()).expect("memory");
         let server = Server::new(shared.clone());
-        let mut guest = Self { ram, memory, ring, queue, shared, server, user: 0, unique: 0 };
+        let window = options.dax_window.map(Window::new).map(Arc::new);
+        let mut guest = Self { ram, memory, ring, queue, shared, server, window, user: 0, unique: 0 };
         // INIT, version 7.36, every flag.
         let init: Vec<u8> =
             [7, 36, 1 << 20, u32::MAX, u32::MAX].iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
@@ -107,7 +113,37 @@ impl Guest {
     pub fn chain(&mut self, buffers: &[Buffer]) -> u32 {
         self.ring.add(buffers);
         let taken = self.memory.next(&mut self.queue).expect("a sound ring").expect("a request");
-        taken.serve(&self.server)
+        taken.serve(&self.server, self.window.as_ref())
+    }
+
+    /// Gives the daemon a channel to a VMM that answers what `answer` says; see [`Vmm::new`].
+    pub fn connect(&self, answer: impl FnMut(&Asked) -> Vec<u8> + Send + 'static) -> Vmm {
+        self.connect_as(|_| (), answer)
+    }
+
+    /// As [`Guest::connect`], with a channel that `agree` changes.
+    pub fn connect_as(
+        &self,
+        agree: impl FnOnce(&vhost::vhost_user::Backend),
+        answer: impl FnMut(&Asked) -> Vec<u8> + Send + 'static,
+    ) -> Vmm {
+        let (vmm, channel) = Vmm::new(answer);
+        agree(&channel);
+        self.window.as_ref().expect("a window").connect(channel);
+        vmm
+    }
+
+    /// Asks for a piece of a file in the window; the error, or 0.
+    pub fn map(&mut self, node: u64, from: u64, (at, len): (u64, u64), rights: u64) -> i32 {
+        let body = [u64::MAX, from, len, rights, at];
+        self.call(48, node, &body.map(u64::to_le_bytes).concat()).errno
+    }
+
+    /// Gives pieces of the window back; the error, or 0.
+    pub fn unmap(&mut self, node: u64, pieces: &[(u64, u64)]) -> i32 {
+        let words = pieces.iter().flat_map(|(at, len)| [*at, *len]).flat_map(u64::to_le_bytes);
+        let body = (pieces.len() as u32).to_le_bytes().into_iter().chain(words);
+        self.call(49, node, &body.collect::<Vec<u8>>()).errno
     }
 
     /// A request's head and its body.
@@ -170,7 +206,7 @@ pub fn daemon_and_end(dir: &Path, words: &[&str]) -> (std::os::unix::net::UnixSt
     let path = place.path().join("fs.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
     let options = options(dir, words);
-    let service = super::serve::Service::new(shared(&options), options.threads).expect("threads");
+    let service = super::serve::Service::new(shared(&options), &options).expect("threads");
     let stream = UnixStream::connect(&path).expect("a connection");
     (stream, std::thread::spawn(move || service.serve(listener)))
 }

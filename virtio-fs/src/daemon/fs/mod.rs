@@ -5,6 +5,7 @@
 //!   and a name in it, and the kernel walks no path.
 //! - Links are never followed: their content is the guest's to interpret.
 //! - Only regular files and folders are opened. Of a device node, a pipe or a socket the guest sees that it is there.
+//! - Only regular files are handed to the VMM to be mapped.
 //! - Nodes and handles are looked up by numbers (`nodes`) that were given out once.
 //! - Sizes that the guest asks for are bounded before memory is.
 //!
@@ -15,6 +16,7 @@ mod credentials;
 mod directory;
 mod extended;
 mod lately;
+mod mapped;
 mod nodes;
 mod sys;
 mod trouble;
@@ -27,15 +29,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{CreateIn, FOPEN_IN_KILL_SUIDGID, WRITE_KILL_PRIV, stat64, statvfs64};
+use fuse_backend_rs::abi::virtio_fs::RemovemappingOne;
 use fuse_backend_rs::api::filesystem::{
     Context, DirEntry, Entry, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
     SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
+use fuse_backend_rs::transport::FsCacheReqHandler;
 use nix::unistd::{LinkatFlags, UnlinkatFlags};
 
 use super::options::{Cache, Options};
 use credentials::{Creator, Modest};
 use lately::{Lately, Mark};
+use mapped::Mapped;
 use nodes::{Handles, Key, Node, Nodes, ROOT};
 use trouble::Trouble;
 
@@ -53,6 +58,8 @@ struct Manner {
     acl: bool,
     readonly: bool,
     direct_io: bool,
+    /// Whether files may be mapped.
+    maps: bool,
 }
 
 /// What the guest's kernel can do, too; settled when it mounts.
@@ -70,6 +77,7 @@ pub struct Shared {
     agreed: Agreed,
     nodes: Nodes,
     handles: Handles,
+    mapped: Mapped,
     lately: Lately,
     /// `/proc/self/fd`, by which a descriptor that only names its file is opened.
     descriptors: OwnedFd,
@@ -117,10 +125,12 @@ impl Shared {
             acl: options.acl,
             readonly: options.readonly,
             direct_io: options.direct_io,
+            maps: options.dax_window.is_some(),
         };
         let nodes = Nodes::new(root, key(&st, mount));
-        let (agreed, handles, lately) = (Agreed::default(), Handles::default(), Lately::default());
-        Ok(Self { manner, agreed, nodes, handles, lately, descriptors, trouble: Trouble::default() })
+        let (agreed, handles, mapped) = (Agreed::default(), Handles::default(), Mapped::default());
+        let (lately, trouble) = (Lately::default(), Trouble::default());
+        Ok(Self { manner, agreed, nodes, handles, mapped, lately, descriptors, trouble })
     }
 
     /// Prepares the calling thread, once: its own folder, which `extended` needs, and its own mask.
@@ -227,6 +237,12 @@ impl Shared {
         Ok(nix::unistd::unlinkat(&*folder, name, flag)?)
     }
 
+    fn forget_all(&self, all: impl IntoIterator<Item = (u64, u64)>) {
+        let gone = self.nodes.forget(all);
+        // After the nodes: see `file_to_map`.
+        gone.iter().for_each(|(number, _)| self.mapped.forget(*number));
+    }
+
     fn sync(&self, handle: u64, inode: u64, data_only: bool) -> io::Result<()> {
         let handle = self.handles.get(handle, inode)?;
         if data_only { handle.file.sync_data() } else { handle.file.sync_all() }
@@ -271,9 +287,11 @@ impl FileSystem for Shared {
             | FsOptions::READDIRPLUS_AUTO
             | FsOptions::ATOMIC_O_TRUNC
             | FsOptions::ASYNC_DIO
-            | FsOptions::HANDLE_KILLPRIV_V2
             | FsOptions::SUBMOUNTS
             | FsOptions::INIT_EXT;
+        // A write to a mapped file is none of our requests: the guest's kernel must take set-user-id bits away itself, and
+        // relies on us where we say that we do.
+        wanted.set(FsOptions::HANDLE_KILLPRIV_V2, !self.manner.maps);
         wanted.set(FsOptions::AUTO_INVAL_DATA, self.manner.cache == Cache::Auto);
         wanted.set(FsOptions::CACHE_SYMLINKS, self.manner.cache != Cache::Never);
         wanted.set(FsOptions::WRITEBACK_CACHE, self.manner.writeback);
@@ -288,6 +306,8 @@ impl FileSystem for Shared {
     fn destroy(&self) {
         self.handles.clear();
         self.nodes.clear();
+        // After the nodes: see `file_to_map`.
+        self.mapped.clear();
     }
 
     fn statfs(&self, _: &Context, inode: u64) -> io::Result<statvfs64> {
@@ -302,11 +322,11 @@ impl FileSystem for Shared {
     }
 
     fn forget(&self, _: &Context, inode: u64, count: u64) {
-        self.nodes.forget([(inode, count)]);
+        self.forget_all([(inode, count)]);
     }
 
     fn batch_forget(&self, _: &Context, requests: Vec<(u64, u64)>) {
-        self.nodes.forget(requests);
+        self.forget_all(requests);
     }
 
     fn getattr(&self, _: &Context, inode: u64, handle: Option<u64>) -> io::Result<(stat64, Duration)> {
@@ -439,7 +459,7 @@ impl FileSystem for Shared {
                     .nodes
                     .get(entry.inode)
                     .and_then(|node| self.open_node(&node, args.flags.cast_signed()));
-                (entry, opened.inspect_err(|_| self.nodes.forget([(entry.inode, 1)]))?)
+                (entry, opened.inspect_err(|_| self.forget_all([(entry.inode, 1)]))?)
             }
         };
         Ok((entry, Some(self.handles.add(entry.inode, file)), self.opened(false), None))
@@ -571,6 +591,32 @@ impl FileSystem for Shared {
         // A folder's position is its reader's.
         let _position = handle.position.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         sys::seek(&handle.file, offset, whence.cast_signed())
+    }
+
+    fn setupmapping(
+        &self,
+        _: &Context,
+        inode: u64,
+        _: u64,
+        foffset: u64,
+        len: u64,
+        flags: u64,
+        moffset: u64,
+        window: &mut dyn FsCacheReqHandler,
+    ) -> io::Result<()> {
+        let file = self.file_to_map(inode, flags)?;
+        window.map(foffset, moffset, len, flags, file.as_raw_fd())
+    }
+
+    fn removemapping(
+        &self,
+        _: &Context,
+        inode: u64,
+        requests: Vec<RemovemappingOne>,
+        window: &mut dyn FsCacheReqHandler,
+    ) -> io::Result<()> {
+        self.nodes.get(inode)?;
+        window.unmap(requests)
     }
 }
 

@@ -45,6 +45,11 @@ impl Node {
         matches!(self.kind, libc::S_IFREG | libc::S_IFDIR)
     }
 
+    /// Whether it is a regular file.
+    pub(super) fn is_file(&self) -> bool {
+        self.kind == libc::S_IFREG
+    }
+
     /// How often it was looked up and not forgotten.
     #[cfg(test)]
     pub(super) fn lookups(&self) -> u64 {
@@ -126,8 +131,8 @@ impl Nodes {
         again(&self.read(), key)
     }
 
-    /// Notes that the guest has forgotten `count` lookups of each node.
-    pub(super) fn forget(&self, all: impl IntoIterator<Item = (u64, u64)>) {
+    /// Notes that the guest has forgotten `count` lookups of each node; those that are gone by that.
+    pub(super) fn forget(&self, all: impl IntoIterator<Item = (u64, u64)>) -> Vec<(u64, Arc<Node>)> {
         let mut gone = Vec::new();
         let mut table = self.write();
         for (number, count) in all {
@@ -137,11 +142,11 @@ impl Nodes {
             if left == 0 {
                 let key = node.key;
                 table.numbers.remove(&key);
-                gone.extend(table.nodes.remove(&number));
+                gone.extend(table.nodes.remove(&number).map(|node| (number, node)));
             }
         }
-        // Files are closed without the lock.
-        drop(table);
+        // Files are closed by who drops them, without the lock.
+        gone
     }
 
     /// Forgets everything but the shared directory.

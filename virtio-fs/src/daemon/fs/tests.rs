@@ -5,6 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use caps::{CapSet, Capability};
+use devices::testing::Buffer;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::super::testing::{Guest, number};
 
@@ -257,9 +259,7 @@ fn lengths_past_the_buffers_are_cut_or_refused() {
 }
 
 #[test]
-fn buffers_outside_of_the_guests_memory_reach_nothing() {
-    use devices::testing::Buffer;
-    use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+fn buffers_outside_of_the_guests_memory_reach_nothing_and_the_guest_is_told_where_it_can_be() {
     let place = Place::new();
     let mut guest = Guest::new(&place.dir(), &[]);
     let file = guest.lookup(1, "file").expect("a file");
@@ -268,17 +268,53 @@ fn buffers_outside_of_the_guests_memory_reach_nothing() {
     // In no memory, out of it, over the hole between its regions, past the last address.
     let nowhere =
         [(1 << 40, 4096), ((1 << 20) - 100, 4096), (1 << 20, 1), (u64::MAX - 10, 100), (0x1000, 0xffff_0000)];
+    let head = |len| Buffer { at: 0x1000, len, writable: false };
+    let reply = |len| Buffer { at: 0x8000, len, writable: true };
     for (operation, (at, len)) in [READ, WRITE].into_iter().flat_map(|op| nowhere.map(|place| (op, place))) {
         let request = guest.request(operation, file, &body);
-        guest.ram.memory().write_slice(&request, GuestAddress(0x1000)).expect("in memory");
-        let head = Buffer { at: 0x1000, len: 80, writable: false };
-        let reply = Buffer { at: 0x8000, len: 16, writable: true };
+        let unique = &request[8..16];
+        let refusal = [&words(&[16, (-libc::EFAULT).cast_unsigned()])[..], unique].concat();
+        let mut send = |chain: &[Buffer]| {
+            let memory = guest.ram.memory();
+            memory.write_slice(&request, GuestAddress(0x1000)).expect("in memory");
+            memory.write_slice(&[0x55; 32], GuestAddress(0x8000)).expect("in memory");
+            drop(memory);
+            let len = guest.chain(chain);
+            let mut bytes = [0; 32];
+            guest.ram.memory().read_slice(&mut bytes, GuestAddress(0x8000)).expect("in memory");
+            (len, bytes)
+        };
         let data = Buffer { at, len, writable: operation == READ };
-        let chain = if operation == READ { [head, reply, data] } else { [head, data, reply] };
-        assert_eq!(guest.chain(&chain), 0, "operation {operation} at {at:#x}, {len} bytes");
-        // A request that lies there itself.
-        assert_eq!(guest.chain(&[Buffer { at, len, writable: false }, reply]), 0, "at {at:#x}");
+        let (first, second) = if operation == READ { (reply(16), data) } else { (data, reply(16)) };
+        let (len, bytes) = send(&[head(80), first, second]);
+        assert_eq!((len, &bytes[..16]), (16, &refusal[..]), "operation {operation} at {at:#x}");
+        assert_eq!(bytes[16..], [0x55; 16], "and no more is written");
+        // Nowhere to answer, or nothing to say which request: a head of the request or of its reply that is in no memory
+        // itself, is too short, or is not there.
+        let gone = |writable| Buffer { at: 1 << 40, len: 80, writable };
+        let silent = [
+            vec![gone(false), reply(16)],
+            vec![head(39), data, reply(16)],
+            vec![head(80), gone(true)],
+            vec![head(80), gone(true), reply(16)],
+            vec![head(80), reply(15), gone(true)],
+            vec![head(80), gone(false)],
+        ];
+        for chain in silent {
+            // What can be read comes before what can be written.
+            let (mut chain, last): (Vec<_>, Vec<_>) = chain.into_iter().partition(|buffer| !buffer.writable);
+            chain.extend(last);
+            let (len, bytes) = send(&chain);
+            assert_eq!((len, bytes), (0, [0x55; 32]), "operation {operation} at {at:#x}");
+        }
     }
+    // A reply's head of which a part lies in memory is not written in part.
+    let request = guest.request(READ, file, &body);
+    guest.ram.memory().write_slice(&request, GuestAddress(0x1000)).expect("in memory");
+    let end = Buffer { at: (1 << 20) - 8, len: 16, writable: true };
+    assert_eq!(guest.chain(&[head(80), end]), 0);
+    let last: u64 = guest.ram.memory().read_obj(GuestAddress((1 << 20) - 8)).expect("in memory");
+    assert_eq!(last, 0);
     assert_eq!(guest.call(READ, file, &body).body, b"content", "and it serves on");
 }
 

@@ -119,6 +119,17 @@ fn a_device_with_a_window_keeps_the_rules_of_virtio() {
 }
 
 #[test]
+fn with_a_daemon_of_ours_the_window_is_as_long_as_it_says() {
+    let dir = tempfile::tempdir().expect("a folder");
+    conforms(|| {
+        let stream = crate::daemon::testing::daemon(dir.path(), &["--dax-window=8M"]);
+        let device = device(stream).expect("a device");
+        assert_eq!(device.shared_memory().expect("a region").len(), 8 << 20);
+        Box::new(device) as Box<dyn VirtioDevice>
+    });
+}
+
+#[test]
 fn files_are_there_when_the_daemon_is_told_so_and_gone_after_a_reset() {
     for over in [Over::Mmio, Over::Pci] {
         let deed = |channel: &mut UnixStream| {

@@ -96,6 +96,8 @@ const ONLY: &[(i64, u8, &[u32])] = &[
     (libc::SYS_clone, 0, &[0x3d_0f00]),
     (libc::SYS_unshare, 0, &[libc::CLONE_FS.cast_unsigned()]),
     (libc::SYS_prctl, 0, &[libc::PR_SET_NAME.cast_unsigned()]),
+    // Whether what the VMM hands over to be asked on is a channel.
+    (libc::SYS_getsockopt, 2, &[libc::SO_DOMAIN.cast_unsigned(), libc::SO_TYPE.cast_unsigned()]),
 ];
 
 /// What the process that waits for the daemon needs.

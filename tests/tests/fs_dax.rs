@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -93,17 +94,35 @@ fn posixs_rules_hold_with_dax() {
 }
 
 #[test]
-fn a_file_that_becomes_shorter_on_the_host_ends_the_machine_with_a_sentence() {
+fn a_file_that_becomes_shorter_on_the_host_holds_up_who_reads_it_until_it_is_long_again() {
     // What the guest knows of a file is good for a day.
     let share = Share::new(&[WINDOW, "--cache=always"]);
     let (big, _) = file(&share, "big", 4 * MIB);
-    let vm = machine(&share, "pci", "while cat /mnt/big > /dev/null; do echo read; done");
-    let mut vm = vm.launch();
+    let mut vm = machine(&share, "pci", "while cat /mnt/big > /dev/null; do echo read; done").launch();
     vm.wait_for("read");
-    File::options().write(true).open(&big).expect("opened").set_len(5).expect("shorter");
-    let outcome = vm.wait();
-    outcome.assert_status(69);
-    outcome.assert_logged(&["a file that it sees by DAX has become shorter on the host"]);
+    let writable = File::options().write(true).open(&big).expect("opened");
+    writable.set_len(5).expect("shorter");
+    // What was read may have been on its way still; a line later it has been past the new end for certain.
+    std::thread::sleep(Duration::from_secs(2));
+    writable.set_len(4 * MIB as u64).expect("longer");
+    let before = vm.said().matches("read").count();
+    until("the guest reads on", || vm.said().matches("read").count() > before + 1);
+    writable.set_len(5).expect("shorter");
+    std::thread::sleep(Duration::from_secs(2));
+    // And the machine can be ended meanwhile.
+    vm.end();
+}
+
+#[test]
+fn a_guest_that_writes_where_no_file_is_ends_the_machine_with_a_sentence() {
+    let share = Share::new(&[WINDOW]);
+    // Who is root there may look at a device's memory by its address.
+    let script = "r=$(grep -l 0x105a /sys/bus/pci/devices/*/device); at=$(sed -n 3p ${r%device}resource | cut -d' ' -f1)
+        echo looked at $(devmem $at 32); devmem $at 32 1; echo it goes on";
+    let vm = machine(&share, "pci", script).flag("--cmdline", "console=ttyS0 quiet panic=-1 iomem=relaxed");
+    let outcome = vm.run();
+    outcome.assert_status(69).assert_logged(&["it wrote to a window for DAX where no file is"]);
+    assert!(outcome.output.contains("looked at 0x00000000"), "{outcome}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! 2. The guest says which piece of a file it wants, and where in the window (SETUPMAPPING). [`super::fs`] finds the file;
 //!    every number of the guest's is checked here, before the VMM hears of it.
 //! 3. The VMM gets the piece and a descriptor (SHMEM_MAP), and answers when it is there. Then the guest has its reply.
-//! 4. The guest gives pieces back (REMOVEMAPPING), and the VMM is told (SHMEM_UNMAP).
+//! 4. The guest gives pieces back (REMOVEMAPPING), and the VMM is told (SHMEM_UNMAP); of all of them when the session ends.
 //!
 //! Contract with the VMM: a piece replaces what lies in its place, at once. That is how Linux's driver has a piece that
 //! is read become one that is written, while others read it; to take the old one away first would leave a hole that they
@@ -35,6 +35,12 @@ pub(super) struct Window {
     vmm: RwLock<Option<Arc<Vmm>>>,
 }
 
+impl std::fmt::Debug for Window {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Window").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
 fn errno(number: i32) -> io::Error {
     io::Error::from_raw_os_error(number)
 }
@@ -60,6 +66,13 @@ impl Window {
     /// whether it has. One that has not gets what it asked for: a guest that looks before the piece is there.)
     pub(super) fn connect(&self, vmm: Vmm) {
         *self.vmm.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(vmm));
+    }
+
+    /// Has the VMM take away whatever is mapped. A VMM that is not there, or was never asked, has nothing.
+    pub(super) fn clear(&self) {
+        if let Err(why) = self.ask(|vmm| vmm.shmem_unmap(&piece(0, self.len))) {
+            log::debug!("the window cannot be cleared: {why}");
+        }
     }
 
     /// Has the VMM do something, and waits for its answer.

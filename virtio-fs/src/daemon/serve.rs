@@ -24,7 +24,6 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
 use super::bridge::{Memory, Request};
-use super::dax::Window;
 use super::fs::Shared;
 use super::options::Options;
 use devices::virtio::spec::feature;
@@ -81,7 +80,6 @@ struct Backend {
     shared: Arc<Shared>,
     server: Server<Arc<Shared>>,
     memory: RwLock<Option<Memory>>,
-    window: Option<Arc<Window>>,
     out: [Out; QUEUES],
     pool: Option<Sender<Job>>,
 }
@@ -119,7 +117,7 @@ impl Backend {
         {
             log::error!("a thread cannot be prepared: {why}");
         }
-        let len = request.serve(&self.server, self.window.as_ref());
+        let len = request.serve(&self.server, self.shared.window());
         if let Err(why) = give_back(ring, request.head(), len) {
             log::warn!("the guest's ring is broken: {why}");
         }
@@ -192,16 +190,16 @@ impl VhostUserBackend for Backend {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         let to_ask = VhostUserProtocolFeatures::BACKEND_REQ | VhostUserProtocolFeatures::SHMEM;
-        features.set(to_ask, self.window.is_some());
+        features.set(to_ask, self.shared.window().is_some());
         features
     }
 
     fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
-        Ok(self.window.as_ref().map(|window| window.config()).unwrap_or_default())
+        Ok(self.shared.window().map(|window| window.config()).unwrap_or_default())
     }
 
     fn set_backend_req_fd(&self, vmm: Vmm) {
-        if let Some(window) = &self.window {
+        if let Some(window) = self.shared.window() {
             window.connect(vmm);
         }
     }
@@ -264,7 +262,6 @@ impl Service {
             server: Server::new(shared.clone()),
             shared,
             memory: RwLock::default(),
-            window: options.dax_window.map(Window::new).map(Arc::new),
             out: Default::default(),
             pool: (pool > 0).then_some(send),
         });

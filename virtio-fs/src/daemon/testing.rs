@@ -16,7 +16,6 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::bridge::Memory;
-use super::dax::Window;
 use super::fs::Shared;
 use super::options::{Invocation, Options, parse};
 pub use vmm::{Asked, Vmm};
@@ -35,7 +34,6 @@ pub struct Guest {
     queue: Queue,
     pub shared: Arc<Shared>,
     server: Server<Arc<Shared>>,
-    window: Option<Arc<Window>>,
     /// Who asks.
     pub user: u32,
     unique: u64,
@@ -83,8 +81,7 @@ impl Guest {
         queue.set_ready(true);
         let memory = Memory::new((*ram.memory()).clone()).expect("memory");
         let server = Server::new(shared.clone());
-        let window = options.dax_window.map(Window::new).map(Arc::new);
-        let mut guest = Self { ram, memory, ring, queue, shared, server, window, user: 0, unique: 0 };
+        let mut guest = Self { ram, memory, ring, queue, shared, server, user: 0, unique: 0 };
         // INIT, version 7.36, every flag.
         let init: Vec<u8> =
             [7, 36, 1 << 20, u32::MAX, u32::MAX].iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
@@ -113,7 +110,7 @@ impl Guest {
     pub fn chain(&mut self, buffers: &[Buffer]) -> u32 {
         self.ring.add(buffers);
         let taken = self.memory.next(&mut self.queue).expect("a sound ring").expect("a request");
-        taken.serve(&self.server, self.window.as_ref())
+        taken.serve(&self.server, self.shared.window())
     }
 
     /// Gives the daemon a channel to a VMM that answers what `answer` says; see [`Vmm::new`].
@@ -129,7 +126,7 @@ impl Guest {
     ) -> Vmm {
         let (vmm, channel) = Vmm::new(answer);
         agree(&channel);
-        self.window.as_ref().expect("a window").connect(channel);
+        self.shared.window().expect("a window").connect(channel);
         vmm
     }
 

@@ -352,6 +352,10 @@ fn a_file_that_was_forgotten_is_open_no_more_nor_is_any_for_a_guest_that_mounts_
             _ => assert_eq!(guest.call(INIT, 0, &init).errno, 0),
         }
         assert_eq!(place.opened(), 0, "operation {end}");
+        // What is mapped is the guest's to give back, unless its session is over.
+        let taken_away: Vec<_> = vmm.asked().iter().map(|asked| (asked.request, asked.numbers())).collect();
+        let all = [(UNMAP, [0, 0, WINDOW, 0, 0])];
+        assert_eq!(taken_away, if end == FORGET { &[][..] } else { &all }, "operation {end}");
     }
 }
 

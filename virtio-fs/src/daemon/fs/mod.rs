@@ -25,6 +25,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use fuse_backend_rs::api::filesystem::{
 use fuse_backend_rs::transport::FsCacheReqHandler;
 use nix::unistd::{LinkatFlags, UnlinkatFlags};
 
+use super::dax::Window;
 use super::options::{Cache, Options};
 use credentials::{Creator, Modest};
 use lately::{Lately, Mark};
@@ -58,8 +60,6 @@ struct Manner {
     acl: bool,
     readonly: bool,
     direct_io: bool,
-    /// Whether files may be mapped.
-    maps: bool,
 }
 
 /// What the guest's kernel can do, too; settled when it mounts.
@@ -77,6 +77,8 @@ pub struct Shared {
     agreed: Agreed,
     nodes: Nodes,
     handles: Handles,
+    /// Where files may be mapped, if anywhere.
+    window: Option<Arc<Window>>,
     mapped: Mapped,
     lately: Lately,
     /// `/proc/self/fd`, by which a descriptor that only names its file is opened.
@@ -125,12 +127,17 @@ impl Shared {
             acl: options.acl,
             readonly: options.readonly,
             direct_io: options.direct_io,
-            maps: options.dax_window.is_some(),
         };
         let nodes = Nodes::new(root, key(&st, mount));
         let (agreed, handles, mapped) = (Agreed::default(), Handles::default(), Mapped::default());
         let (lately, trouble) = (Lately::default(), Trouble::default());
-        Ok(Self { manner, agreed, nodes, handles, mapped, lately, descriptors, trouble })
+        let window = options.dax_window.map(Window::new).map(Arc::new);
+        Ok(Self { manner, agreed, nodes, handles, window, mapped, lately, descriptors, trouble })
+    }
+
+    /// The window for DAX.
+    pub(super) fn window(&self) -> Option<&Arc<Window>> {
+        self.window.as_ref()
     }
 
     /// Prepares the calling thread, once: its own folder, which `extended` needs, and its own mask.
@@ -291,7 +298,7 @@ impl FileSystem for Shared {
             | FsOptions::INIT_EXT;
         // A write to a mapped file is none of our requests: the guest's kernel must take set-user-id bits away itself, and
         // relies on us where we say that we do.
-        wanted.set(FsOptions::HANDLE_KILLPRIV_V2, !self.manner.maps);
+        wanted.set(FsOptions::HANDLE_KILLPRIV_V2, self.window.is_none());
         wanted.set(FsOptions::AUTO_INVAL_DATA, self.manner.cache == Cache::Auto);
         wanted.set(FsOptions::CACHE_SYMLINKS, self.manner.cache != Cache::Never);
         wanted.set(FsOptions::WRITEBACK_CACHE, self.manner.writeback);
@@ -308,6 +315,10 @@ impl FileSystem for Shared {
         self.nodes.clear();
         // After the nodes: see `file_to_map`.
         self.mapped.clear();
+        // Linux's driver ends the session before it lets go of its pieces, and then cannot say so any more.
+        if let Some(window) = &self.window {
+            window.clear();
+        }
     }
 
     fn statfs(&self, _: &Context, inode: u64) -> io::Result<statvfs64> {

@@ -136,7 +136,6 @@ fn a_guest_that_makes_more_requests_than_its_ring_is_long_is_taken_no_more_of_th
         server: Server::new(shared.clone()),
         shared,
         memory: RwLock::new(Some(Memory::new((*ram.memory()).clone()).expect("memory"))),
-        window: None,
         out: Default::default(),
         pool: Some(send),
     };

@@ -332,7 +332,7 @@ impl Work for Running {
             Some(daemon) => {
                 let stopped = daemon.stop(&self.ram.memory(), &self.grants);
                 stopped.unwrap_or_else(|why| {
-                    self.daemon = None;
+                    self.leave();
                     self.warn(&why);
                     self.grants.iter().map(|grant| grant.from).collect()
                 })
@@ -386,6 +386,12 @@ impl Running {
             let _ = events.remove(requests);
         }
         ControlFlow::Continue(())
+    }
+
+    fn leave(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.leave();
+        }
     }
 
     fn warn(&self, why: &dyn std::fmt::Display) {

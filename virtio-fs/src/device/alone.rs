@@ -26,7 +26,7 @@ impl Running {
         self.warn(why);
         // Dropping it ends what events there are of it, and the connection. A daemon that hangs may still work on the
         // guest's memory, as it might do anything with it; nothing here depends on what it writes.
-        self.daemon = None;
+        self.leave();
         let taken = self.take_over(events);
         self.judge(taken)
     }

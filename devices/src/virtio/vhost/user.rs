@@ -150,15 +150,6 @@ impl std::fmt::Debug for Daemon {
     }
 }
 
-impl Drop for Daemon {
-    /// Who answers its requests hears that there will be no more.
-    fn drop(&mut self) {
-        if let Some(requests) = &self.requests {
-            requests.shut();
-        }
-    }
-}
-
 impl AsRawFd for Daemon {
     /// Readable when the daemon hung up, or speaks unasked, which it must not.
     fn as_raw_fd(&self) -> RawFd {
@@ -255,6 +246,13 @@ impl Daemon {
     /// thread than the one that stops it where it waits for an answer: the stop waits for the daemon.
     pub fn requests(&self) -> Option<&Requests> {
         self.requests.as_ref()
+    }
+
+    /// Has nothing to do with it any more: who answers its requests hears that there will be none.
+    pub fn leave(self) {
+        if let Some(requests) = &self.requests {
+            requests.shut();
+        }
     }
 
     /// Length of the shared memory region that was asked for.

@@ -3,6 +3,7 @@
 //! Contract: words in, [`Options`] or one sentence out; nothing is opened. What would weaken the sandbox, and what
 //! is not there (locks of the host, migration), is refused by name and never ignored.
 
+use devices::shared_memory::{GRAIN, LEN_MAX};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -120,7 +121,7 @@ Usage: kiwi-virtiofsd --socket-path=PATH|--fd=N --shared-dir=DIR [OPTIONS]
   --posix-acl             Pass ACLs on; implies --xattr
   --allow-direct-io       Pass O_DIRECT on
   --readonly              Nothing may be changed
-  --dax-window=SIZE       Let the guest map files in a window of 2M to 64G, a power of two [none]
+  --dax-window=SIZE       Let the guest map files in a window of 2M to 32G, a power of two [none]
   --thread-pool-size=N    Threads beside each queue's own [0]
   --modcaps=LIST          +NAME or -NAME, with colons between them (also -o modcaps=LIST)
   --rlimit-nofile=N       Most open files [1000000, or what the host allows]
@@ -190,7 +191,7 @@ const TAKES: [&str; 15] = [
 
 /// How large a window may be: from one piece of what Linux's driver maps at once to what a processor with few bits of
 /// addresses has room for beside memory.
-const WINDOWS: std::ops::RangeInclusive<u64> = 2 << 20..=64 << 30;
+const WINDOWS: std::ops::RangeInclusive<u64> = GRAIN..=LEN_MAX;
 
 /// A word's name, and its value if it has one behind an equals sign; `-oLIST` is `-o=LIST`.
 fn split(word: &OsStr) -> (String, Option<OsString>) {
@@ -299,7 +300,7 @@ impl Found {
                     return refused("a window is a power of two of bytes; write 1G or 2G, for example");
                 }
                 if !WINDOWS.contains(&size) {
-                    return refused("a window has 2M to 64G; write 1G, for example");
+                    return refused("a window has 2M to 32G; write 1G, for example");
                 }
                 self.dax_window = Some(size);
                 Ok(())
@@ -502,7 +503,7 @@ mod tests {
         for (word, bytes) in [
             ("--dax-window=2M", 2 << 20),
             ("--dax-window 1G", 1 << 30),
-            ("--dax-window=64GiB", 64 << 30),
+            ("--dax-window=32GiB", 32 << 30),
             ("--dax-window=2048k", 2 << 20),
             ("--dax-window=2097152", 2 << 20),
         ] {
@@ -517,7 +518,7 @@ mod tests {
             );
         }
         for (word, what) in
-            [("0", "power"), ("3G", "power"), ("1M", "2M to 64G"), ("4k", "2M to 64G"), ("128G", "2M to 64G")]
+            [("0", "power"), ("3G", "power"), ("1M", "2M to 32G"), ("4k", "2M to 32G"), ("64G", "2M to 32G")]
         {
             let why = refused(&format!("{BASE}--dax-window={word}"));
             assert!(why.contains(what) && why.contains("; write 1G") && why.contains(word), "{why}");

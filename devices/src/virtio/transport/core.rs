@@ -17,7 +17,7 @@ use super::Host;
 use crate::addr::QueueIndex;
 use crate::doorbell::{Doorbell, DoorbellAddress};
 use crate::interrupt::Interrupt;
-use crate::shared_memory::{Region, Shown};
+use crate::shared_memory::Shown;
 use crate::virtio::spec::{feature, status};
 use crate::virtio::{
     Activation, Features, Profile, Progress, QueueGrant, RingLayout, StartError, VirtioDevice,
@@ -77,8 +77,7 @@ pub(super) struct Core {
     pub(super) device_features_select: u32,
     pub(super) driver_features_select: u32,
     pub(super) queue_select: u16,
-    /// Present where the device has a shared memory region.
-    region: Option<Arc<Region>>,
+    /// The device's shared memory region, while the hypervisor shows it.
     shown: Option<Box<dyn Shown>>,
     queues: Vec<QueueRegs>,
     /// One a queue, from a start to the reset behind it. Whom a device gives one to may keep it, change its flags
@@ -94,6 +93,7 @@ impl Core {
     pub(super) fn new(device: Box<dyn VirtioDevice>, host: Host) -> Self {
         let profile = device.profile();
         Self {
+            device,
             host,
             status: 0,
             accepted: 0,
@@ -101,7 +101,6 @@ impl Core {
             device_features_select: 0,
             driver_features_select: 0,
             queue_select: 0,
-            region: device.shared_memory(),
             shown: None,
             queues: profile.queue_sizes.iter().map(|max| QueueRegs::new(*max)).collect(),
             kicks: Vec::new(),
@@ -110,7 +109,6 @@ impl Core {
             broken: Arc::default(),
             live: false,
             profile,
-            device,
         }
     }
 
@@ -316,15 +314,15 @@ impl Core {
 
     /// Length of the shared memory region, if there is one.
     pub(super) fn region_len(&self) -> Option<u64> {
-        self.region.as_ref().map(|region| region.len())
+        self.device.shared_memory().map(|region| region.len())
     }
 
     /// Has the hypervisor take doorbells and region where `wiring` says they are, of a device that starts or is live.
     pub(super) fn rewire(&mut self, wiring: &dyn Wiring) {
         self.ring_for(wiring);
         self.shown = None;
-        if let (Some(region), Some(at)) = (&self.region, wiring.region()) {
-            match self.host.regions.show(at, region) {
+        if let (Some(region), Some(at)) = (self.device.shared_memory(), wiring.region()) {
+            match self.host.regions.show(at, &region) {
                 Ok(shown) => self.shown = Some(shown),
                 Err(why) => crate::warn_of_guest!("a shared memory region cannot be shown at {at:#x}: {why}"),
             }

@@ -3,13 +3,13 @@
 //! Contract: words in, [`Options`] or one sentence out; nothing is opened. What would weaken the sandbox, and what
 //! is not there (locks of the host, migration), is refused by name and never ignored.
 
-use devices::shared_memory::{GRAIN, LEN_MAX};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use caps::Capability;
+use devices::shared_memory::{GRAIN, LEN_MAX};
 
 /// What the words ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]

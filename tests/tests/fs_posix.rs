@@ -80,17 +80,17 @@ fn holds(transport: &str, server: Server, place: Place, list: &[&[&str]], patien
 
 #[test]
 fn files_of_a_disk_do_in_the_guest_what_posix_says() {
-    holds("pci", Server::Ours, Place::Disk, &SOME, 150);
+    holds("pci", Server::Ours, Place::Disk, &SOME, 500);
 }
 
 #[test]
 fn files_of_a_tmpfs_do_in_the_guest_what_posix_says() {
-    holds("mmio", Server::Ours, Place::Tmpfs, &SOME, 150);
+    holds("mmio", Server::Ours, Place::Tmpfs, &SOME, 500);
 }
 
 #[test]
 fn files_of_another_daemon_do_in_the_guest_what_posix_says() {
-    holds("pci", Server::Theirs, Place::Disk, &SOME, 150);
+    holds("pci", Server::Theirs, Place::Disk, &SOME, 500);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn random_use_of_a_file_agrees_with_a_model() {
     let run = |n| format!("posix random /mnt{n} {seconds} {seed} & ids=\"$ids $!\"\n");
     let script = (0..shares.len()).map(run).collect::<String>();
     let script = format!("{script}for id in $ids; do wait $id || exit 1; done; echo all of them");
-    let vm = machine("pci", &shares).within(120 + 2 * seconds);
+    let vm = machine("pci", &shares).within(300 + 2 * seconds);
     let outcome = vm.command(&["sh", "-c", &script]).run();
     assert!(outcome.assert_status(0).output.ends_with("all of them\n"), "seed {seed}: {outcome}");
     println!("{}", outcome.output);

@@ -137,17 +137,17 @@ fn same_on_both_sides(server: Server, transport: &str, files: usize, patience: u
 
 #[test]
 fn a_tree_is_the_same_on_both_sides_over_pci() {
-    same_on_both_sides(Server::Ours, "pci", FILES, 150);
+    same_on_both_sides(Server::Ours, "pci", FILES, 500);
 }
 
 #[test]
 fn a_tree_is_the_same_on_both_sides_over_mmio() {
-    same_on_both_sides(Server::Ours, "mmio", FILES, 150);
+    same_on_both_sides(Server::Ours, "mmio", FILES, 500);
 }
 
 #[test]
 fn a_tree_is_the_same_on_both_sides_of_another_daemon() {
-    same_on_both_sides(Server::Theirs, "pci", FILES, 150);
+    same_on_both_sides(Server::Theirs, "pci", FILES, 500);
 }
 
 /// 20,000 files, which takes too long under emulation for every run: `--ignored` has this executable run them.

@@ -14,10 +14,10 @@ use tests::peer::{self, Address};
 use tests::threads;
 use virtio_net::{Net, Options, Tap, Vhost};
 
-/// How much a transfer moves; emulated hardware would need an hour for all of them at 200 MiB, which is what
-/// `KIWI_NET_BYTES=209715200` has them move.
+/// How much a transfer moves, rings many times over; emulated hardware would need an hour for all of them at 200 MiB,
+/// which is what `KIWI_NET_BYTES=209715200` has them move.
 fn bytes() -> usize {
-    std::env::var("KIWI_NET_BYTES").map_or(8 << 20, |text| text.parse().expect("a number of bytes"))
+    std::env::var("KIWI_NET_BYTES").map_or(4 << 20, |text| text.parse().expect("a number of bytes"))
 }
 
 const SINK: u16 = 5000;
@@ -54,7 +54,10 @@ fn everything_passes((vhost, transport): (&str, &str)) {
     let pod = Pod::new();
     let mut script = guest_answers() + "echo up; ";
     for host in HOST {
-        script += &format!("ping -c 1 {host} && ping -c 1 -s 0 {host} && ping -c 1 -s 1400 {host} && ");
+        // As long as a stall may last, for one that has no answer is not sent again.
+        for size in [56, 0, 1400] {
+            script += &format!("ping -c 1 -W 60 -s {size} {host} && ");
+        }
         script += &format!("peer call tcp:{} 3 50000 && ", at(host, ECHO));
         script += &format!(
             "peer volley {0} 20 1 && peer volley {0} 20 1400 && peer volley {0} 3 20000 && ",
@@ -219,9 +222,9 @@ fn no_packet_brings_the_guest_out_to_the_vmm_over_pci() {
             let vm = pod.guest(&format!("tap={TAP},vhost={vhost}"), &script).flag("--report", "json");
             vm.run().assert_status(0).returns_to_userspace()
         };
-        let (few, many) = (exits(1), exits(2001));
-        println!("returns to vmm with vhost={vhost}: {few} for 1 packet, {many} for 2001");
-        assert!(many < few + 100, "vhost={vhost}: {few} for 1 packet, {many} for 2001");
+        let (few, many) = (exits(1), exits(1001));
+        println!("returns to vmm with vhost={vhost}: {few} for 1 packet, {many} for 1001");
+        assert!(many < few + 100, "vhost={vhost}: {few} for 1 packet, {many} for 1001");
     }
 }
 
@@ -248,19 +251,20 @@ fn a_tap_that_is_deleted_is_a_link_that_goes_down() {
         let script = "echo up; while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do \
                         ping -c 1 -W 1 10.88.0.1 > /dev/null; done; \
                       cd /sys/bus/virtio/drivers/virtio_net; d=$(ls -d virtio*); \
-                      echo $d > unbind; echo $d > bind; up; echo carrier $(cat /sys/class/net/eth0/carrier); \
-                      echo down; sleep 5; exit 7";
+                      echo $d > unbind; echo $d > bind; up; echo down; read word; \
+                      echo carrier $(cat /sys/class/net/eth0/carrier); exit 7";
         let mut vm = pod.guest(&format!("tap={TAP},vhost={vhost}"), script).launch();
         vm.wait_for("up");
         pod.inside(&format!("ip link del {TAP}"));
         vm.wait_for("down");
-        assert!(vm.said().contains("carrier 0"), "vhost={vhost}: {}", vm.said());
         let before = ticks(vm.id(), "net");
         std::thread::sleep(Duration::from_secs(2));
         let busy = ticks(vm.id(), "net") - before;
         assert!(busy < 50, "vhost={vhost}: {busy} hundredths of a second in two for a tap that is gone");
+        vm.tell("go on");
         let outcome = vm.wait();
         outcome.assert_status(7);
+        assert!(outcome.output.contains("carrier 0"), "vhost={vhost}: {outcome}");
         let line = format!("the tap {TAP} is gone; the guest's link is down");
         assert!(outcome.errors.contains(&line), "vhost={vhost}: {outcome}");
     }
@@ -280,7 +284,7 @@ fn is_bound_again((vhost, transport): (&str, &str)) {
         HOST[0]
     );
     let vm = pod.guest(&format!("tap={TAP},vhost={vhost}"), &script).flag("--transport", transport);
-    vm.within(170).run().assert_status(0);
+    vm.run().assert_status(0);
 }
 
 #[test]

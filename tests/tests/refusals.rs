@@ -103,7 +103,7 @@ fn a_signal_while_a_kernel_is_unpacked_leaves_nothing_half_written() {
         std::thread::sleep(Duration::from_millis(wait));
         let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
         assert!(killed.success());
-        tests::wait(child, Duration::from_secs(120)).assert_ended_by(15);
+        tests::wait(child).assert_ended_by(15);
         let left = fs::read_dir(cache.path().join("tmp")).map(Iterator::count).unwrap_or(0);
         assert_eq!(left, 0, "after {wait} ms");
     }
@@ -204,7 +204,7 @@ fn on_a_host(script: &str) -> Outcome {
     unshare.arg(format!("mount -t tmpfs dev /dev; {script} \"$@\"")).arg("sh").arg(vmm);
     unshare.arg("--kernel").arg(dir.path().join("vmlinux")).args(["--log-level", "error"]);
     unshare.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    tests::wait(unshare.spawn().expect("unshare runs"), Duration::from_secs(60))
+    tests::wait(unshare.spawn().expect("unshare runs"))
 }
 
 #[test]
@@ -233,6 +233,6 @@ fn a_kernel_that_may_not_be_read_is_refused() {
     let mut nobody = Command::new("setpriv");
     nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(vmm).arg("--kernel").arg(kernel);
     nobody.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let outcome = tests::wait(nobody.spawn().expect("setpriv runs"), Duration::from_secs(60));
+    let outcome = tests::wait(nobody.spawn().expect("setpriv runs"));
     outcome.assert_status(65).assert_sentence(&["cannot be read", "Permission denied"]);
 }

@@ -25,7 +25,7 @@ fn said(log: &PathBuf) -> String {
 fn end(child: Child) -> tests::Outcome {
     let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
     assert!(killed.success());
-    wait(child, Duration::from_secs(60))
+    wait(child)
 }
 
 /// The thread called `name`; the first thread has the program's.
@@ -72,7 +72,7 @@ fn a_devices_thread_has_a_filter_of_its_own() {
         assert_eq!(names, ["console", "hvc0", "rng", "serial", "vcpu0", "vmm"]);
         assert!(all.iter().all(|t| t.seccomp() == 2), "{all:?}");
         thread(&child, victim).make_call(number);
-        let outcome = wait(child, Duration::from_secs(60));
+        let outcome = wait(child);
         outcome.assert_status(84);
         let sentence = format!("vmm: thread {victim} used the system call {call}, which its seccomp filter");
         assert!(outcome.errors.starts_with(&sentence), "{outcome}");
@@ -92,7 +92,7 @@ fn a_call_on_no_list_ends_the_process_and_is_named_with_its_thread() {
     for (kernels_name, ours) in [("vmm", "main"), ("vcpu0", "vcpu0"), ("serial", "serial")] {
         let (_vm, child) = running(&[]);
         thread(&child, kernels_name).make_call(libc::SYS_execve);
-        let outcome = wait(child, Duration::from_secs(60));
+        let outcome = wait(child);
         let sentence =
             format!("vmm: thread {ours} used the system call execve (59), which its seccomp filter");
         outcome.assert_status(84);

@@ -4,7 +4,7 @@
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use tests::{Terminal, TestVm, threads, until};
+use tests::{DEADLINE, Terminal, TestVm, threads, until};
 
 /// A machine at `terminal` whose guest's command has said that it runs.
 fn running(terminal: &Terminal) -> (TestVm, Child) {
@@ -23,7 +23,7 @@ fn kill(child: &Child, signal: &str) {
 
 /// The exit status, once it has ended; 128 + n when signal n ended it by default.
 fn status(child: &mut Child) -> i32 {
-    let limit = Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + DEADLINE;
     loop {
         if let Some(status) = child.try_wait().expect("the child can be waited for") {
             let signal = std::os::unix::process::ExitStatusExt::signal(&status);

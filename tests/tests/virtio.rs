@@ -38,10 +38,11 @@ fn the_first_output_is_a_milestone_of_the_boot_report() {
 #[test]
 fn a_lot_of_output_arrives_whole() {
     both(|transport| {
-        let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
+        let script = "i=0; while [ $i -lt 7000 ]; do echo line $i; i=$((i+1)); done";
         let outcome = on_the_console(transport).command(&["sh", "-c", script]).run();
         outcome.assert_status(0);
-        let expected: String = (0..20000).map(|i| format!("line {i}\n")).collect();
+        // More than the host's side of a console holds, and the ring's places many times over.
+        let expected: String = (0..7000).map(|i| format!("line {i}\n")).collect();
         assert!(outcome.output == expected, "{transport}: {} bytes came", outcome.output.len());
     });
 }

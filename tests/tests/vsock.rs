@@ -1,9 +1,8 @@
 //! Sockets between host and guest, over the kernel's vhost-vsock and both transports.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests say what they expect by failing
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
 
 use devices::confine::Confinement;
 use devices::testing::conformance::conforms;
@@ -111,9 +110,9 @@ fn a_guest_that_vanishes_ends_its_connections_and_gives_its_context_id_back() {
         connection.write_all(b"anybody there?").unwrap();
         connection.read_exact(&mut [0; 14]).unwrap();
         vm.kill();
-        let began = Instant::now();
-        assert!(!matches!(connection.read(&mut [0; 1]), Ok(1..)), "nobody is there");
-        assert!(began.elapsed() < Duration::from_secs(10));
+        // An end or a reset, and not that it was waited for in vain, which is this error.
+        let end = connection.read(&mut [0; 1]).map_err(|why| why.kind());
+        assert!(!matches!(end, Ok(1..) | Err(ErrorKind::WouldBlock)), "nobody is there: {end:?}");
     });
 }
 

@@ -347,7 +347,8 @@ fn limits_hold_packets_back_either_way_and_lose_none() {
 
 #[test]
 fn packets_held_back_do_not_hold_a_reset_up_and_each_way_has_a_limit_of_its_own() {
-    let (device, mut wires) = limited(1, Rates { bytes: None, operations: NonZeroU64::new(1) });
+    // A packet holds the next one that goes the same way back for a minute.
+    let (device, mut wires) = limited(1, Rates { bytes: NonZeroU64::new(1), operations: None });
     let mut driver = Driver::new(device, Over::Pci);
     let begun = Instant::now();
     for i in 1..=3 {
@@ -362,5 +363,5 @@ fn packets_held_back_do_not_hold_a_reset_up_and_each_way_has_a_limit_of_its_own(
     driver.rings[0].add(&[writable(0x2000, 2000)]);
     driver.notify(RX);
     assert_eq!(driver.rings[0].wait().written, 72);
-    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
 }

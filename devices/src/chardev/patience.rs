@@ -99,3 +99,28 @@ impl Patience {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Chardev, Target};
+    use super::*;
+
+    #[test]
+    fn a_reader_is_waited_for_as_long_as_it_takes_something_while_the_timer_runs() {
+        let (_reader, ours) = io::pipe().expect("a pipe");
+        let chardev = Chardev::new(Target::Stream { out: ours.into(), input: None }).expect("made");
+        let mut patience = chardev.patience().expect("a timer");
+        assert!(patience.may());
+        chardev.output().write(&[0; HIGH]);
+        for _ in 0..100 {
+            assert!(!patience.may());
+            chardev.shared.taken();
+            patience.heard();
+        }
+        assert!(!patience.may());
+        patience.heard();
+        assert!(patience.may(), "it has taken nothing");
+        chardev.shared.taken();
+        assert!(!patience.may(), "it takes something again");
+    }
+}

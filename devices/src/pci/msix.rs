@@ -257,7 +257,7 @@ mod tests {
             msix.lent_interrupt(0).raise();
             let _ = done.send(messages.event(0).read().ok());
         });
-        assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(10)), Ok(Some(2)));
+        assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(60)), Ok(Some(2)));
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
             msix.read_pending(0, &mut bits);
             let _ = done.send(bits);
         });
-        assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(10)), Ok([0]));
+        assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(60)), Ok([0]));
     }
 
     #[test]

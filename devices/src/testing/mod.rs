@@ -168,9 +168,9 @@ impl Drop for Seen {
     }
 }
 
-/// Waits until `done`, at most ten seconds.
+/// Waits until `done`, at most a minute: a machine with other things to do may leave a thread out for seconds.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !done() {
         assert!(std::time::Instant::now() < end, "waited in vain until {what}");
         std::thread::sleep(std::time::Duration::from_micros(200));

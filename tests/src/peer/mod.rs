@@ -41,6 +41,10 @@ pub use messages::{converse, mirror};
 const STACK: usize = 256 << 10;
 const BUFFER: usize = 64 << 10;
 
+/// Seconds that a peer has to begin to listen, for which its machine may have to boot, and to say the next word. Less than
+/// [`crate::DEADLINE`], so that whoever waits in vain says so.
+const PATIENCE: u32 = 180;
+
 /// Where a connection leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -84,11 +88,11 @@ impl Address {
 
     /// Connects, waiting for somebody to listen. A peer that is silent for long fails whoever waits for it.
     pub fn reach(&self) -> File {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(PATIENCE.into());
         loop {
             match self.connect() {
                 Ok(connection) => {
-                    let patience = TimeVal::seconds(90);
+                    let patience = TimeVal::seconds(PATIENCE.into());
                     setsockopt(&connection, sockopt::ReceiveTimeout, &patience).expect("an option");
                     setsockopt(&connection, sockopt::SendTimeout, &patience).expect("an option");
                     return connection;
@@ -252,7 +256,9 @@ pub fn volley(to: &str, n: usize, len: usize) {
     socket.connect(to).expect("an address");
     let (mut sent, mut came) = (vec![0; len], vec![0; BUFFER]);
     let mut pattern = Pattern::new(len as u64);
-    let mut again = 30;
+    // Each costs a second at most: an answer that was only late is one, and so is the one to what was sent meanwhile.
+    let mut again = 100;
+    let end = Instant::now() + Duration::from_secs(PATIENCE.into());
     for _ in 0..n {
         pattern.fill(&mut sent);
         loop {
@@ -265,12 +271,14 @@ pub fn volley(to: &str, n: usize, len: usize) {
                     assert!(again > 0, "{to}: datagrams of {len} bytes come back changed");
                     again -= 1;
                 }
+                // Nobody listens yet.
+                Err(why) if why.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    assert!(Instant::now() < end, "{to}: {why}");
+                    thread::sleep(Duration::from_millis(100));
+                }
                 Err(why) => {
                     assert!(again > 0, "{to}: {why}");
                     again -= 1;
-                    if why.kind() == std::io::ErrorKind::ConnectionRefused {
-                        thread::sleep(Duration::from_millis(100));
-                    }
                 }
             }
         }

@@ -476,7 +476,7 @@ fn a_daemon_that_keeps_the_kicks_and_blocks_them_holds_up_no_request_and_no_rese
             ask(&mut driver, 1, (GETATTR, 8), 0x2000);
             let _ = done.send((kicks.len(), left, reply(&mut driver, 1, 0x2000)));
         });
-        let seen = ended.recv_timeout(std::time::Duration::from_secs(20)).expect("nothing waits for ever");
+        let seen = ended.recv_timeout(std::time::Duration::from_secs(60)).expect("nothing waits for ever");
         assert_eq!(seen, (2, (GONE.0, GONE.1, 7), (GONE.0, GONE.1, 8)), "{over:?}");
     }
 }

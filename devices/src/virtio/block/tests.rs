@@ -347,7 +347,8 @@ fn limits_hold_requests_back_and_let_all_of_them_pass_in_the_end() {
 
 #[test]
 fn a_request_held_back_does_not_hold_a_reset_up() {
-    let rates = Rates { operations: NonZeroU64::new(1), bytes: None };
+    // A request holds the next one back for eight minutes.
+    let rates = Rates { operations: None, bytes: NonZeroU64::new(1) };
     for (by, over) in WAYS {
         let device = block(open(&image(1 << 20), &Options::default()), 1, rates, by);
         let mut driver = Driver::new(Box::new(device), over);
@@ -358,7 +359,7 @@ fn a_request_held_back_does_not_hold_a_reset_up() {
             begin(&mut driver, 0, IN, 0, &Data::In(512));
             driver.set_status(0);
         }
-        assert!(begun.elapsed() < Duration::from_millis(2500), "{by:?} {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{by:?} {:?}", begun.elapsed());
     }
 }
 

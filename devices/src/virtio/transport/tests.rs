@@ -275,7 +275,7 @@ fn who_keeps_the_kicks_and_makes_them_blocking_holds_up_no_reset_and_hears_no_la
             let fresh: Vec<_> = given.try_iter().collect();
             let _ = done.send((kicks[0].read().ok(), fresh[0].read().ok()));
         });
-        let heard = ended.recv_timeout(Duration::from_secs(10)).expect("nothing waits for ever");
+        let heard = ended.recv_timeout(Duration::from_secs(60)).expect("nothing waits for ever");
         assert_eq!(heard, (Some(1), Some(1)), "{over:?}");
     }
 }

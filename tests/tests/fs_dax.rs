@@ -36,7 +36,7 @@ fn descriptors(process: u32) -> usize {
 
 /// Bytes that differ from page to page.
 fn content(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at / 7 + at / 4096) as u8).collect()
+    (0..len).map(|at| (at / 7 + at / 4096).to_le_bytes()[0]).collect()
 }
 
 /// As `sha256sum` has it, in the guest too.
@@ -102,13 +102,14 @@ fn a_file_that_becomes_shorter_on_the_host_holds_up_who_reads_it_until_it_is_lon
     vm.wait_for("read");
     let writable = File::options().write(true).open(&big).expect("opened");
     writable.set_len(5).expect("shorter");
-    // What was read may have been on its way still; a line later it has been past the new end for certain.
-    std::thread::sleep(Duration::from_secs(2));
+    // Time to get there. If it is too little, less is shown.
+    let get_there = || std::thread::sleep(Duration::from_secs(2));
+    get_there();
     writable.set_len(4 * MIB as u64).expect("longer");
     let before = vm.said().matches("read").count();
     until("the guest reads on", || vm.said().matches("read").count() > before + 1);
     writable.set_len(5).expect("shorter");
-    std::thread::sleep(Duration::from_secs(2));
+    get_there();
     // And the machine can be ended meanwhile.
     vm.end();
 }
@@ -153,7 +154,7 @@ fn the_driver_is_unbound_and_bound_again_under_load_with_dax() {
         let share = Share::new(&[WINDOW]);
         let (_, sum) = file(&share, "file", MIB);
         let script = "umount /mnt; cd /sys/bus/virtio/drivers/virtiofs; d=$(ls -d virtio*); i=0
-            while [ $i -lt 50 ]; do
+            while [ $i -lt 25 ]; do
                 mount -t virtiofs -o dax=always src /mnt || exit 3
                 (while cat /mnt/file; do :; done > /dev/null) 2> /dev/null &
                 usleep 5000; echo $d > unbind || exit 1; wait; umount -l /mnt; echo $d > bind || exit 2

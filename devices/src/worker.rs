@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -188,9 +189,33 @@ impl<W: Work> Worker<W> {
         if matches!(*self.desk.lock(), State::Idle | State::Closed) {
             return None;
         }
-        // EAGAIN is impossible: the counter is written once.
+        // EAGAIN is impossible: nobody writes so often.
         let _ = self.stop.write(1);
-        let mut state = self.desk.wait(|state| matches!(state, State::Working | State::Given(_)));
+        self.taken(self.desk.wait(is_at_work))
+    }
+
+    /// As [`Worker::stop`], for work that may wait for what is not ours: for `limit` at the longest. The work ends all the
+    /// same, when it can, and is given back by a later stop.
+    ///
+    /// # Errors
+    /// It goes on. Dropping the worker would wait for it: see [`Worker::abandon`].
+    pub fn stop_within(&self, limit: Duration) -> Result<Option<W>, HeldUp> {
+        if matches!(*self.desk.lock(), State::Idle | State::Closed) {
+            return Ok(None);
+        }
+        let _ = self.stop.write(1);
+        let waited = self.desk.changed.wait_timeout_while(self.desk.lock(), limit, |state| is_at_work(state));
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if is_at_work(&state) { Err(HeldUp) } else { Ok(self.taken(state)) }
+    }
+
+    /// Waits for the thread no more, also when this is dropped: it ends when it can, and keeps its work.
+    pub fn abandon(&mut self) {
+        self.thread = None;
+    }
+
+    /// The work, which is over.
+    fn taken(&self, mut state: MutexGuard<'_, State<W>>) -> Option<W> {
         let _ = self.stop.read();
         match std::mem::replace(&mut *state, State::Idle) {
             State::Over(work) => Some(work),
@@ -202,15 +227,23 @@ impl<W: Work> Worker<W> {
     }
 }
 
+/// Work that does not end in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its thread waits for something that does not come")]
+pub struct HeldUp;
+
+fn is_at_work<W>(state: &State<W>) -> bool {
+    matches!(state, State::Working | State::Given(_))
+}
+
 impl<W> Drop for Worker<W> {
     fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         let _ = self.stop.write(1);
-        drop(self.desk.wait(|state| matches!(state, State::Working | State::Given(_))));
+        drop(self.desk.wait(is_at_work));
         self.desk.put(State::Closed);
-        if let Some(thread) = self.thread.take() {
-            // A panic has been reported by the hook already.
-            let _ = thread.join();
-        }
+        // A panic has been reported by the hook already.
+        let _ = thread.join();
     }
 }
 
@@ -287,6 +320,38 @@ mod tests {
 
     fn count(event: &EventFd, until: u64) -> Count {
         Count(event.try_clone().expect("a clone"), 0, until)
+    }
+
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// Work that says when it is held up, until it is told to go on.
+    struct Held(EventFd, Sender<()>, Receiver<()>);
+    impl Work for Held {
+        fn register(&mut self, events: &Events) -> io::Result<()> {
+            events.add(&self.0, 0)
+        }
+        fn ready(&mut self, _: u64, _: &Events) -> ControlFlow<()> {
+            self.0.read().expect("signalled");
+            self.1.send(()).expect("heard");
+            self.2.recv().expect("told");
+            ControlFlow::Continue(())
+        }
+    }
+
+    #[test]
+    fn work_that_is_held_up_is_not_waited_for_longer_and_given_back_later() {
+        let event = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+        let worker = Worker::new("held", &[], &Confinement::none()).expect("a thread");
+        assert!(worker.stop_within(Duration::ZERO).expect("at rest").is_none());
+        let ((says, is_held), (go_on, told)) = (channel(), channel());
+        event.write(1).expect("written");
+        let work = Held(event.try_clone().expect("a clone"), says, told);
+        worker.start(work).map_err(|(_, e)| e).expect("started");
+        is_held.recv().expect("it says so");
+        assert_eq!(worker.stop_within(Duration::from_millis(20)).err(), Some(HeldUp));
+        go_on.send(()).expect("heard");
+        assert!(worker.stop().is_some());
+        assert!(worker.stop_within(Duration::ZERO).expect("at rest").is_none());
     }
 
     #[test]

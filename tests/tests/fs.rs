@@ -26,7 +26,7 @@ fn the_daemon_ends_with_the_machine_and_the_host_sees_what_was_written() {
 fn the_host_changes_the_directory_under_the_guest() {
     for server in Server::ALL {
         let share = Share::by(server, &["--cache=never"]);
-        let script = "touch /mnt/ready; while ! [ -e /mnt/new ]; do sleep 0.1; done; cat /mnt/new; touch /mnt/seen; \
+        let script = "touch /mnt/ready 2> /dev/null; while ! [ -e /mnt/new ]; do sleep 0.1; done; cat /mnt/new; touch /mnt/seen; \
                       while [ -e /mnt/new ]; do sleep 0.1; done; echo gone";
         let vm = share.vm("pci").command(&["sh", "-c", script]);
         let machine = vm.start();

@@ -19,7 +19,7 @@ fn both(check: impl Fn(&str)) {
 fn a_daemon_that_is_killed_leaves_errors_to_the_guest_and_one_line() {
     for (transport, server) in EACH {
         let share = Share::by(server, &["--cache=never"]);
-        let script = "touch /mnt/ready; dd if=/dev/zero of=/mnt/big bs=64k count=100000 2>/dev/null; echo dd $?; \
+        let script = "touch /mnt/ready 2> /dev/null; dd if=/dev/zero of=/mnt/big bs=64k count=100000 2>/dev/null; echo dd $?; \
                       ls /mnt 2>/dev/null; echo ls $?; echo x > /mnt/x; echo alive";
         let machine = share.vm(transport).command(&["sh", "-c", script]);
         let running = machine.start();
@@ -42,7 +42,7 @@ fn a_daemon_that_is_killed_leaves_errors_to_the_guest_and_one_line() {
 fn a_daemon_started_anew_is_found_by_a_driver_that_starts_anew() {
     for (transport, server) in EACH {
         let mut share = Share::by(server, &["--cache=never"]);
-        let script = "touch /mnt/ready 2>/dev/null; while ls /mnt >/dev/null 2>&1; do sleep 0.1; done; umount /mnt; \
+        let script = "touch /mnt/ready 2> /dev/null; while ls /mnt >/dev/null 2>&1; do sleep 0.1; done; umount /mnt; \
                       cd /sys/bus/virtio/drivers/virtiofs; d=$(ls -d virtio*); \
                       until mount -t virtiofs src /mnt && cat /mnt/file; do \
                       umount /mnt; echo $d > unbind; sleep 0.2; echo $d > bind; done 2>/dev/null";
@@ -79,7 +79,11 @@ fn the_driver_is_unbound_and_bound_again_a_hundred_times_under_load() {
 fn a_daemon_that_hangs_does_not_keep_the_machine_from_ending() {
     for server in Server::ALL {
         let share = Share::by(server, &[]);
-        let machine = share.vm("pci").command(&["sh", "-c", "touch /mnt/ready; while :; do ls /mnt; done"]);
+        let machine = share.vm("pci").command(&[
+            "sh",
+            "-c",
+            "touch /mnt/ready 2> /dev/null; while :; do ls /mnt; done",
+        ]);
         let running = machine.start();
         until("the guest is ready", || share.dir().join("ready").exists());
         let inside = Pid::from_raw(i32::try_from(share.inside()).expect("a process id"));
@@ -131,7 +135,7 @@ fn a_full_disk_is_an_error_in_the_guest_and_a_line_on_the_host() {
 fn a_directory_that_is_removed_is_an_error_in_the_guest_and_a_line_on_the_host() {
     for server in Server::ALL {
         let share = Share::by(server, &["--cache=never"]);
-        let script = "mkdir /mnt/below; echo x > /mnt/below/file; exec 3</mnt/below/file; touch /mnt/ready; \
+        let script = "mkdir /mnt/below; echo x > /mnt/below/file; exec 3</mnt/below/file; touch /mnt/ready 2> /dev/null; \
                       while ls /mnt/below/file >/dev/null 2>&1; do sleep 0.1; done; \
                       cat <&3; cat /mnt/below/file 2>/dev/null || echo gone; \
                       touch /mnt/new 2>/dev/null || echo refused; mkdir /mnt/d 2>/dev/null || echo refused; echo alive";

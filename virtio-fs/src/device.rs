@@ -352,14 +352,12 @@ impl Running {
 
     fn hand_over(&mut self, events: &Events) -> Result<(), DaemonError> {
         let host = |what| move |source| DaemonError::Host { what, source };
-        let mut daemon = match (self.daemon.take(), &self.path) {
-            (Some(daemon), _) => daemon,
-            (None, None) => return Err(DaemonError::Closed),
-            (None, Some(path)) => {
-                let stream = user::connect(path).map_err(host("connect to its socket"))?;
-                Daemon::meet(stream, self.share.needs(), &self.deadline)?
-            }
-        };
+        if let (None, Some(path)) = (&self.daemon, &self.path) {
+            let stream = user::connect(path).map_err(host("connect to its socket"))?;
+            self.daemon = Some(Daemon::meet(stream, self.share.needs(), &self.deadline)?);
+        }
+        // It stays in its place, so that one that fails now is left like one that fails later.
+        let daemon = self.daemon.as_mut().ok_or(DaemonError::Closed)?;
         if daemon.region_len() != self.dax.as_ref().map(|(len, _)| *len) {
             return Err(DaemonError::Protocol(
                 "its window for DAX has another length than before".to_owned(),
@@ -371,8 +369,8 @@ impl Running {
             (_, None) => {}
         }
         daemon.start(&self.ram.memory(), self.features, &self.grants)?;
-        events.add(&daemon, DAEMON).map_err(host("wait for it"))?;
-        (self.daemon, self.begun) = (Some(daemon), true);
+        events.add(daemon, DAEMON).map_err(host("wait for it"))?;
+        self.begun = true;
         Ok(())
     }
 
@@ -382,6 +380,7 @@ impl Running {
             && let Err(why) = requests.answer(None)
         {
             tracing::debug!("the daemon of the share \"{}\" asks no more: {why}", self.share.tag);
+            requests.shut();
             // It would be ready for ever.
             let _ = events.remove(requests);
         }

@@ -204,10 +204,11 @@ fn what_is_no_packet_is_given_back_and_not_sent() {
     driver.rings[1].add(&[readable(0x1000, 5)]);
     driver.rings[1].add(&[readable(0, 0x8000), readable(0, 0x8000), readable(0, 0x8000)]);
     driver.rings[1].add(&[writable(0x1000, 100)]);
+    driver.rings[1].add(&[readable(0x1000, 72), readable(0x20_0000, 4096)]);
     put(&driver, 0x4000, &packet(60, 1));
     driver.rings[1].add(&[readable(0x4000, 72)]);
     driver.notify(TX);
-    (0..4).for_each(|_| assert_eq!(driver.rings[1].wait().written, 0));
+    (0..5).for_each(|_| assert_eq!(driver.rings[1].wait().written, 0));
     let mut came = vec![0; 4096];
     assert_eq!(wire.read(&mut came).expect("a packet"), 72);
 }

@@ -50,7 +50,8 @@ enum Sent {
 
 impl Tx {
     pub(crate) fn new(queue: Queue, limiter: Limiter) -> Self {
-        Self { queue, held: None, limiter }
+        // A process of the guest's may have it send from a device's shared memory, which is no memory of ours.
+        Self { queue: queue.taking_astray(), held: None, limiter }
     }
 
     pub(crate) fn queue(&self) -> &Queue {
@@ -108,7 +109,8 @@ impl Tx {
 
 fn send(chain: &Chain, tap: &Tap, ram: &GuestMemoryMmap) -> Result<Sent, QueueError> {
     let slices = chain.readable_buffers().slices(ram, LONGEST + 1)?;
-    if !(header::LEN..=LONGEST).contains(&chain.readable()) || slices.len() > sys::PIECES {
+    let is_packet = (header::LEN..=LONGEST).contains(&chain.readable()) && slices.len() <= sys::PIECES;
+    if chain.is_astray() || !is_packet {
         devices::warn_of_guest!(bytes = chain.readable(), "a packet of the guest's is no packet");
         return Ok(Sent::Done);
     }

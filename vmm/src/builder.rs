@@ -56,8 +56,8 @@ pub enum BuildError {
     Slots,
     /// Shared memory regions that are too long.
     #[error(
-        "the windows for DAX of this machine's shares take more than the 64 GiB of addresses that there are for them; \
-         start their daemons with smaller ones"
+        "the windows for DAX of this machine's shares do not fit, each at a multiple of its length, into the 64 GiB of \
+         addresses that there are for them; start their daemons with smaller ones"
     )]
     Regions,
     /// A console's backend is not to be had.

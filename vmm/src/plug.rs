@@ -122,14 +122,15 @@ pub(crate) fn attach(
             doorbells: Arc::new(vm.clone()),
             regions: Arc::new(vm.clone()),
         },
-        slots: Slots::new(config.memory.size),
+        slots: Slots::default(),
         plugged: Plugged { described, consoles: Vec::new(), raw: None, regions: Vec::new() },
     };
     plug.legacy()?;
     plug.serial(&config.serial)?;
-    let devices = registry::make(config, &mut plug)?;
-    for device in devices.into_iter().chain(attached) {
-        plug.virtio(device, config.transport)?;
+    let devices: Vec<_> = registry::make(config, &mut plug)?.into_iter().chain(attached).collect();
+    let regions = plug.regions(&devices)?;
+    for (device, region) in devices.into_iter().zip(regions) {
+        plug.virtio(device, config.transport, region)?;
     }
     plug.finish()
 }
@@ -145,15 +146,26 @@ fn put(bus: &Bus, at: (u64, u64), device: SharedDevice) -> Result<(), BuildError
 
 impl Plug<'_> {
     /// Puts a virtio device where a guest finds it.
-    fn virtio(&mut self, device: Box<dyn VirtioDevice>, transport: Transport) -> Result<(), BuildError> {
-        let region = device.shared_memory().map(|region| {
-            self.plugged.regions.push(region.addresses());
-            self.slots.region(region.len()).ok_or(BuildError::Regions)
-        });
+    fn virtio(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+        transport: Transport,
+        region: Option<u64>,
+    ) -> Result<(), BuildError> {
         match transport {
-            Transport::Pci => self.pci(device, region.transpose()?),
-            Transport::Mmio => self.mmio(device, region.transpose()?),
+            Transport::Pci => self.pci(device, region),
+            Transport::Mmio => self.mmio(device, region),
         }
+    }
+
+    /// Where each of `devices` shows what it has of shared memory.
+    fn regions(&mut self, devices: &[Box<dyn VirtioDevice>]) -> Result<Vec<Option<u64>>, BuildError> {
+        let regions: Vec<_> = devices.iter().map(|device| device.shared_memory()).collect();
+        self.plugged.regions = regions.iter().flatten().map(|region| region.addresses()).collect();
+        let lengths: Vec<_> = regions.iter().flatten().map(|region| region.len()).collect();
+        let places = slots::regions(self.plugged.described.ram_size, &lengths);
+        let mut places = places.ok_or(BuildError::Regions)?.into_iter();
+        Ok(regions.iter().map(|region| region.as_ref().and_then(|_| places.next())).collect())
     }
 
     fn pci(&mut self, device: Box<dyn VirtioDevice>, region: Option<u64>) -> Result<(), BuildError> {

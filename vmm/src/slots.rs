@@ -1,5 +1,6 @@
 //! Which addresses and interrupts the next virtio device gets.
 
+use devices::addr::AddrRange;
 use devices::virtio::transport::pci::{BAR_SIZE, PORTS};
 
 use crate::arch::layout;
@@ -8,30 +9,13 @@ use crate::arch::layout;
 pub(crate) const PINS: u8 = 24;
 
 /// What has been given out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Slots {
     functions: u32,
     registers: u32,
-    /// What is left of the window for shared memory regions: its first address and the one behind its last.
-    regions: (u64, u64),
 }
 
 impl Slots {
-    /// Nothing has been given out, of a machine with `ram` bytes.
-    pub(crate) fn new(ram: u64) -> Self {
-        let (first, len) = layout::pci64(ram);
-        Self { functions: 0, registers: 0, regions: (first, first + len) }
-    }
-
-    /// A place for a shared memory region of `len` bytes, a power of two, at a multiple of it; `None` when there is none.
-    pub(crate) fn region(&mut self, len: u64) -> Option<u64> {
-        let (first, end) = self.regions;
-        let at = first.checked_next_multiple_of(len)?;
-        let behind = at.checked_add(len).filter(|behind| *behind <= end)?;
-        self.regions.0 = behind;
-        Some(at)
-    }
-
     /// The next function's BARs in the 32-bit window and in that of ports; `None` when one is full.
     pub(crate) fn function(&mut self) -> Option<(u32, u16)> {
         let memory = next(layout::PCI32, BAR_SIZE.into(), self.functions)?;
@@ -50,6 +34,28 @@ impl Slots {
     }
 }
 
+/// Places for shared memory regions of these lengths, powers of two, in the 64-bit window of a machine with `ram` bytes:
+/// each at a multiple of its length; `None` when they do not fit. The longest come first, or shorter ones would be in their
+/// way.
+pub(crate) fn regions(ram: u64, lengths: &[u64]) -> Option<Vec<u64>> {
+    let (first, window) = layout::pci64(ram);
+    let mut order: Vec<_> = lengths.iter().copied().enumerate().collect();
+    order.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
+    let mut places = vec![0; lengths.len()];
+    let mut taken: Vec<AddrRange> = Vec::new();
+    for (n, len) in order {
+        let step = usize::try_from(len).ok()?;
+        let mut multiples = (first.checked_next_multiple_of(len)?..first + window).step_by(step);
+        let place = multiples.find_map(|at| {
+            let place = AddrRange::new(at, len).filter(|place| place.last() < first + window)?;
+            (!taken.iter().any(|other| other.overlaps(&place))).then_some(place)
+        })?;
+        taken.push(place);
+        *places.get_mut(n)? = place.base();
+    }
+    Some(places)
+}
+
 /// The `n`th piece of `size` bytes of a region.
 fn next((base, len): (u64, u64), size: u64, n: u32) -> Option<u32> {
     let offset = size.checked_mul(n.into())?;
@@ -64,17 +70,18 @@ mod tests {
     #[test]
     fn regions_lie_in_the_64_bit_window_at_multiples_of_their_lengths() {
         let gib = 1 << 30;
-        let mut slots = Slots::new(gib);
-        assert_eq!(slots.region(2 << 20), Some(4 * gib));
-        assert_eq!(slots.region(gib), Some(5 * gib));
-        assert_eq!(slots.region(32 * gib), Some(32 * gib));
-        assert_eq!(slots.region(8 * gib), None, "the window ends at 68 GiB");
-        assert_eq!(slots.region(2 * gib), Some(64 * gib));
+        // From 4 GiB to 68.
+        let places = |lengths: &[u64]| regions(gib, lengths);
+        assert_eq!(places(&[]), Some(vec![]));
+        assert_eq!(places(&[2 << 20, gib, 2 << 20]), Some(vec![5 * gib, 4 * gib, 5 * gib + (2 << 20)]));
+        assert_eq!(places(&[8 * gib, 32 * gib, 16 * gib]), Some(vec![8 * gib, 32 * gib, 16 * gib]));
+        assert_eq!(places(&[32 * gib, 32 * gib]), None);
+        assert_eq!(places(&[64 * gib]), None);
     }
 
     #[test]
     fn pieces_follow_each_other_and_end_with_their_region() {
-        let mut slots = Slots::new(1 << 30);
+        let mut slots = Slots::default();
         assert_eq!(slots.function(), Some((0xc000_0000, 0xc000)));
         assert_eq!(slots.function(), Some((0xc000_4000, 0xc004)));
         let all: Vec<_> = std::iter::from_fn(|| slots.mmio()).collect();

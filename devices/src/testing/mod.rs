@@ -136,7 +136,7 @@ impl Drop for Noted {
     }
 }
 
-/// A hypervisor that notes the regions it is to show.
+/// A hypervisor that notes the regions it is to show, and shows none where there is one.
 #[derive(Clone, Default)]
 pub struct Regions(Arc<Mutex<Vec<u64>>>);
 

@@ -2,7 +2,7 @@
 //!
 //! Everything about a chain is checked when it is taken from its queue (VIRTIO 1.3, 2.7.4 to 2.7.5): it ends, it is
 //! not longer than a queue may be, device-readable buffers come before device-writable ones, and each of them lies
-//! in guest RAM. What is left for a device is to read from the one part and to write to the other.
+//! in guest RAM (or is left out, of a chain for a device that can answer it with an error: [`Chain::is_astray`]). What is left for a device is to read from the one part and to write to the other.
 //!
 //! Hazard: the guest may change a buffer's content at any time. Whoever looks at a header copies it out first.
 

@@ -63,6 +63,7 @@ pub struct Queue {
     /// A bit for each descriptor that heads a chain the device holds.
     in_flight: Vec<u64>,
     indirect: bool,
+    takes_astray: bool,
 }
 
 impl fmt::Debug for Queue {
@@ -97,7 +98,16 @@ impl Queue {
             kick: grant.kick,
             call: grant.call,
             indirect: features.has(spec::feature::RING_INDIRECT_DESC),
+            takes_astray: false,
         })
+    }
+
+    /// Takes chains with buffers outside of guest memory, too ([`Chain::is_astray`]): for a device that can answer one with an
+    /// error. The driver may not know better: a process of the guest's can have it read a disk into a device's shared
+    /// memory, which is no memory of ours.
+    pub fn taking_astray(mut self) -> Self {
+        self.takes_astray = true;
+        self
     }
 
     /// Opens a granted queue that another process has worked until now, and takes over the chains it has not given
@@ -162,19 +172,6 @@ impl Queue {
     /// # Errors
     /// What the driver did wrong; the queue cannot be used any more.
     pub fn next(&mut self, ram: &GuestMemoryMmap) -> Result<Option<Chain>, QueueError> {
-        match self.next_or_astray(ram)? {
-            Some(chain) if chain.is_astray() => Err(QueueError::OutsideMemory),
-            chain => Ok(chain),
-        }
-    }
-
-    /// As [`Queue::next`], but a chain may have buffers outside of guest memory ([`Chain::is_astray`]): for devices that can
-    /// answer it with an error. The driver may not know better: a process of the guest's can have it read a disk into a
-    /// device's shared memory, which is no memory of ours.
-    ///
-    /// # Errors
-    /// Likewise, but for those.
-    pub fn next_or_astray(&mut self, ram: &GuestMemoryMmap) -> Result<Option<Chain>, QueueError> {
         let mut chains = self.ring.iter(ram).map_err(|why| match why {
             virtio_queue::Error::InvalidAvailRingIndex => QueueError::AvailIndex,
             _ => QueueError::Ring,
@@ -182,7 +179,11 @@ impl Queue {
         let Some(chain) = chains.next() else { return Ok(None) };
         let head = chain.head_index();
         self.take(head)?;
-        self.walk(ram, head).map(Some)
+        let chain = self.walk(ram, head)?;
+        if chain.is_astray() && !self.takes_astray {
+            return Err(QueueError::OutsideMemory);
+        }
+        Ok(Some(chain))
     }
 
     /// Notes that the chain at `head` is the device's now.

@@ -37,9 +37,9 @@ impl Running {
         let ram = self.ram.memory();
         for (token, mut grant) in (0..).zip(std::mem::take(&mut self.grants)) {
             let doorbell = std::mem::replace(&mut grant.kick, EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
-            let (mut queue, left) =
-                Queue::take_over(grant, &ram, self.features, |chain| is_open(chain, &ram))
-                    .map_err(io::Error::other)?;
+            let (queue, left) = Queue::take_over(grant, &ram, self.features, |chain| is_open(chain, &ram))
+                .map_err(io::Error::other)?;
+            let mut queue = queue.taking_astray();
             give_back(&mut queue, left, &ram).map_err(io::Error::other)?;
             events.add_each(queue.kick(), token)?;
             events.add_each(&doorbell, token)?;

@@ -6,15 +6,19 @@
 //! 1. The region is there from the beginning to the device's end; its length is the daemon's.
 //! 2. From a start to the stop behind it the thread answers whom it is told of ([`Dax::bell`]).
 //! 3. When the stop is over, nothing is mapped. A daemon that is lost leaves what it mapped until then.
+//!
+//! Hazard: to look at a file, to map and to close it may take as long as its file system likes, whose server may hang with the
+//! daemon, or be it. So the thread is not waited for longer than a daemon is.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use devices::confine::Confinement;
 use devices::shared_memory::{self, Region};
 use devices::virtio::vhost::requests::{self, Requests};
-use devices::worker::{Events, Work, Worker};
+use devices::worker::{Events, HeldUp, Work, Worker};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// The region, and the thread that changes it.
@@ -25,7 +29,11 @@ pub(super) struct Dax {
     worker: Worker<Answers>,
     /// Here while the device is at rest.
     answers: Option<Answers>,
+    is_held_up: bool,
 }
+
+/// How long the thread may take to end what it is at.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tells the thread of a daemon.
 #[derive(Debug)]
@@ -55,7 +63,7 @@ impl Dax {
         let calls: Vec<_> = requests::CALLS.into_iter().chain(shared_memory::CALLS).collect();
         let worker = Worker::new("fs-dax", &calls, confinement)?;
         let answers = Answers { region: region.clone(), bell: bell.clone(), requests: None };
-        Ok(Self { region, bell, worker, answers: Some(answers) })
+        Ok(Self { region, bell, worker, answers: Some(answers), is_held_up: false })
     }
 
     pub(super) fn bell(&self) -> Arc<Bell> {
@@ -63,6 +71,9 @@ impl Dax {
     }
 
     pub(super) fn start(&mut self) -> io::Result<()> {
+        if self.is_held_up {
+            self.stop_within(Duration::ZERO);
+        }
         let answers = self.answers.take().ok_or(io::ErrorKind::ResourceBusy)?;
         self.worker.start(answers).map_err(|(answers, why)| {
             self.answers = Some(answers);
@@ -72,7 +83,27 @@ impl Dax {
 
     /// Answers no more, and takes away what is mapped.
     pub(super) fn stop(&mut self) {
-        self.answers = self.worker.stop().or(self.answers.take());
+        self.stop_within(PATIENCE);
+        if self.is_held_up {
+            devices::warn_of_guest!(
+                "a file that a guest is to see by DAX is held up by its file system; its share does not start again before"
+            );
+        }
+    }
+
+    fn stop_within(&mut self, limit: Duration) {
+        match self.worker.stop_within(limit) {
+            Ok(answers) => (self.answers, self.is_held_up) = (answers.or(self.answers.take()), false),
+            Err(HeldUp) => self.is_held_up = true,
+        }
+    }
+}
+
+impl Drop for Dax {
+    fn drop(&mut self) {
+        if self.is_held_up {
+            self.worker.abandon();
+        }
     }
 }
 
@@ -99,6 +130,9 @@ impl Work for Answers {
         };
         if let Err(why) = done {
             tracing::debug!("a daemon asks for mappings no more: {why}");
+            if let Some(requests) = &self.requests {
+                requests.shut();
+            }
             self.forget(events);
         }
         ControlFlow::Continue(())

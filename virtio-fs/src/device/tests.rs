@@ -204,6 +204,26 @@ fn requests_that_a_daemon_took_and_died_with_are_answered() {
     }
 }
 
+#[test]
+fn a_request_that_leads_outside_of_memory_is_answered_without_a_daemon() {
+    let mut driver = left_by_a_daemon(Over::Pci, |_| ());
+    let at = 0x4000;
+    let head =
+        [[40u32, GETATTR].map(u32::to_le_bytes).concat(), 9u64.to_le_bytes().to_vec(), vec![0; 24]].concat();
+    driver.ram.memory().write_slice(&head, GuestAddress(at)).expect("in memory");
+    driver.rings[1].add(&[
+        Buffer { at, len: 40, writable: false },
+        Buffer { at: at + 64, len: 16, writable: true },
+        Buffer { at: 0x20_0000, len: 4096, writable: true },
+    ]);
+    driver.notify(1);
+    for _ in 0..3 {
+        driver.rings[1].wait();
+    }
+    assert_eq!(replied(&driver, at), (GONE.1, 9));
+    assert_eq!(driver.status() & status::DEVICE_NEEDS_RESET, 0);
+}
+
 /// A driver over `over`, that has asked two things of a daemon when `meanwhile` happens and the daemon dies.
 fn left_by_a_daemon(over: Over, meanwhile: impl Fn(&Driver)) -> Driver {
     let (stream, thread) = idle(|request, count| request == SET_VRING_ENABLE && count == 2);

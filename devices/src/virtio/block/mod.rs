@@ -125,6 +125,7 @@ impl Block {
         let index = grant.index.0;
         let lane = self.lanes.get_mut(usize::from(index)).ok_or(StartError::Queue(index))?;
         let queue = Queue::open(grant, &ram.memory(), *features).map_err(|_| StartError::Queue(index))?;
+        let queue = queue.taking_astray();
         let means = lane.means.take().ok_or_else(StartError::busy)?;
         let (disk, features) = (self.disk.clone(), *features);
         let (ram, needs_reset) = (ram.clone(), needs_reset.clone());

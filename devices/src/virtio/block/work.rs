@@ -192,7 +192,7 @@ impl Serving {
     fn begin_next(&mut self, ram: &Mapped) -> Result<Option<usize>, Broken> {
         let (chain, step) = match self.held.take() {
             Some(held) => held,
-            None => match self.queue.next_or_astray(ram)? {
+            None => match self.queue.next(ram)? {
                 Some(mut chain) => {
                     let step = request::understand(&mut chain, ram, &self.disk, self.features)?;
                     (chain, step)

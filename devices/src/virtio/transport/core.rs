@@ -264,7 +264,8 @@ impl Core {
     fn start(&mut self, wiring: &dyn Wiring) -> Result<(), StartError> {
         self.kicks = self.fresh_kicks()?;
         let queues = self.grants(wiring)?;
-        self.rewire(wiring);
+        self.ring_for(wiring);
+        self.show(wiring).map_err(|source| StartError::Host { what: "show its shared memory", source })?;
         let (broken, changed) = (self.broken.clone(), wiring.config_changed());
         let (generation, tell) = (self.generation.clone(), changed.clone());
         let activation = Activation {
@@ -317,16 +318,27 @@ impl Core {
         self.device.shared_memory().map(|region| region.len())
     }
 
-    /// Has the hypervisor take doorbells and region where `wiring` says they are, of a device that starts or is live.
-    pub(super) fn rewire(&mut self, wiring: &dyn Wiring) {
+    /// Doorbells and region are elsewhere now, as `wiring` says; nothing of a device at rest is anywhere.
+    pub(super) fn moved(&mut self, wiring: &dyn Wiring) {
+        if !self.live {
+            return;
+        }
         self.ring_for(wiring);
+        if let Err(why) = self.show(wiring) {
+            crate::warn_of_guest!("a device of kind {} cannot show its memory: {why}", self.profile.kind);
+            self.break_with(&wiring.config_changed());
+        }
+    }
+
+    /// Has the hypervisor show the shared memory region. A device that cannot show what its driver was told of must not go
+    /// on: the driver would read nonsense there, and believe it.
+    fn show(&mut self, wiring: &dyn Wiring) -> std::io::Result<()> {
+        // First, for it may stay where it is.
         self.shown = None;
         if let (Some(region), Some(at)) = (self.device.shared_memory(), wiring.region()) {
-            match self.host.regions.show(at, &region) {
-                Ok(shown) => self.shown = Some(shown),
-                Err(why) => crate::warn_of_guest!("a shared memory region cannot be shown at {at:#x}: {why}"),
-            }
+            self.shown = Some(self.host.regions.show(at, &region)?);
         }
+        Ok(())
     }
 
     /// Has the hypervisor take the doorbells of the enabled queues. One that it refuses still rings, by way of

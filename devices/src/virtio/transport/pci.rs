@@ -406,8 +406,8 @@ impl PciFunction for PciTransport {
         let before = std::mem::replace(&mut self.wires.seen, mapped);
         // Registers are found by their bus.
         let same = before.ports == mapped.ports && before.region == mapped.region;
-        if !same && self.core.is_live() {
-            self.core.rewire(&self.wires);
+        if !same {
+            self.core.moved(&self.wires);
         }
     }
 }

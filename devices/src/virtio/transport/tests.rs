@@ -7,9 +7,9 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::doorbell::{DoorbellAddress, Register};
-use crate::shared_memory::Region;
+use crate::shared_memory::{GRAIN, Region, RegionSource};
 use crate::testing::{Driver, Over, REGION, make_blocking};
-use crate::virtio::spec::feature;
+use crate::virtio::spec::{feature, status};
 use crate::virtio::{Activation, Profile, Progress, StartError, VirtioDevice};
 
 /// A device that is only looked at; its queues may share a vector.
@@ -121,6 +121,28 @@ fn shared_memory_is_shown_while_the_device_is_live_and_follows_its_bar() {
         let regions = driver.regions.clone();
         drop(driver);
         assert_eq!(regions.list(), [0u64; 0]);
+    }
+}
+
+#[test]
+fn a_device_whose_shared_memory_cannot_be_shown_does_not_go_on() {
+    for over in [Over::Mmio, Over::Pci] {
+        let mut driver = Driver::new(showing(), over);
+        let (region, regions) = (Arc::new(Region::new(GRAIN).expect("a region")), driver.regions.clone());
+        let in_the_way = regions.show(REGION, &region).expect("free");
+        driver.start(feature::COMMON);
+        assert_ne!(driver.status() & status::DEVICE_NEEDS_RESET, 0, "{over:?}");
+        drop(in_the_way);
+        driver.set_status(0);
+        driver.start(feature::COMMON);
+        assert_eq!(driver.status() & status::DEVICE_NEEDS_RESET, 0, "{over:?}");
+        let _in_the_way = regions.show(0x20_0000_0000, &region).expect("free");
+        driver.poke_space(0x1c, &0x20u32.to_le_bytes());
+        assert_eq!(
+            driver.status() & status::DEVICE_NEEDS_RESET != 0,
+            over == Over::Pci,
+            "moved onto another"
+        );
     }
 }
 

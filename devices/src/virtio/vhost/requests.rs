@@ -8,7 +8,7 @@
 //! Not the `vhost` crate's handler: that one waits for the rest of a message that begins, however long it takes.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -20,7 +20,12 @@ use crate::confine::Call;
 use crate::shared_memory::Region;
 
 /// What a thread asks of the kernel that answers.
-pub const CALLS: [Call; 2] = [Call::Any(libc::SYS_recvmsg), Call::Any(libc::SYS_sendto)];
+pub const CALLS: [Call; 4] = [
+    Call::Any(libc::SYS_recvfrom),
+    Call::Any(libc::SYS_recvmsg),
+    Call::Any(libc::SYS_sendto),
+    Call::Any(libc::SYS_shutdown),
+];
 
 /// Request, flags, size of the body: 32 bits each, in this machine's order.
 const HEADER: usize = 12;
@@ -70,30 +75,33 @@ impl Requests {
         Ok((Self { socket: Arc::new(socket), begun: Arc::default() }, theirs))
     }
 
-    /// Ends the channel, for every clone.
-    pub(super) fn shut(&self) {
+    /// Ends the channel, for every clone: a daemon that waits for an answer gets none.
+    pub fn shut(&self) {
         // It may be shut already.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Answers what has come, if it is a whole message; `region` is what files may be mapped into.
+    /// Answers the next message, if it has come whole; `region` is what files may be mapped into. One message and no more:
+    /// a daemon that sends without end shall not have the thread to itself.
     ///
     /// # Errors
-    /// The daemon has closed its end, does not read our answers, or does not speak the protocol.
+    /// The daemon has closed its end, does not read our answers, or does not speak the protocol. It is not to be asked
+    /// again: see [`Requests::shut`].
     pub fn answer(&self, region: Option<&Region>) -> io::Result<()> {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        while begun.read(&self.socket)? {
-            let Begun { bytes, file } = std::mem::take(&mut *begun);
-            let (header, body) = bytes.split_at_checked(HEADER).unwrap_or_default();
-            let Some([request, flags, _]) = words(header) else { return Ok(()) };
-            let done = carry_out(request, body, file.as_ref(), region);
-            if let Err(why) = &done {
-                tracing::debug!("a daemon's request {request} is refused: {why}");
-            }
-            if flags & WANTS_REPLY != 0 {
-                let status = if done.is_ok() { 0 } else { FAILED };
-                (&*self.socket).write_all(&reply(request, status))?;
-            }
+        if !begun.read(&self.socket, region.is_some())? {
+            return Ok(());
+        }
+        let Begun { bytes, file } = std::mem::take(&mut *begun);
+        let (header, body) = bytes.split_at_checked(HEADER).unwrap_or_default();
+        let Some([request, flags, _]) = words(header) else { return Ok(()) };
+        let done = carry_out(request, body, file.as_ref(), region);
+        if let Err(why) = &done {
+            tracing::debug!("a daemon's request {request} is refused: {why}");
+        }
+        if flags & WANTS_REPLY != 0 {
+            let status = if done.is_ok() { 0 } else { FAILED };
+            (&*self.socket).write_all(&reply(request, status))?;
         }
         Ok(())
     }
@@ -101,8 +109,9 @@ impl Requests {
 
 impl Begun {
     /// Reads on; whether the message is whole. Never past its end: a descriptor comes with its message's first byte, and
-    /// would be taken for another one's.
-    fn read(&mut self, socket: &UnixStream) -> io::Result<bool> {
+    /// would be taken for another one's. Where there is no use for one it does not even become ours: to close what a daemon
+    /// has sent may take as long as it likes.
+    fn read(&mut self, socket: &UnixStream, with_files: bool) -> io::Result<bool> {
         loop {
             let wanted = match words(self.bytes.get(..HEADER).unwrap_or_default()) {
                 None => HEADER,
@@ -116,13 +125,19 @@ impl Begun {
                 return Ok(true);
             }
             self.bytes.resize(wanted, 0);
-            let got = socket.recv_with_fd(self.bytes.get_mut(have..).unwrap_or_default());
+            let place = self.bytes.get_mut(have..).unwrap_or_default();
+            let got = match with_files {
+                true => socket.recv_with_fd(place).map_err(io::Error::from),
+                false => { socket }.read(place).map(|n| (n, None)),
+            };
             self.bytes.truncate(have + got.as_ref().map_or(0, |(n, _)| *n));
             match got {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((_, file)) => self.file = file.or(self.file.take()),
-                Err(e) if matches!(e.errno(), libc::EAGAIN | libc::EINTR) => return Ok(false),
-                Err(e) => return Err(e.into()),
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    return Ok(false);
+                }
+                Err(e) => return Err(e),
             }
         }
     }
@@ -241,9 +256,23 @@ mod tests {
         theirs.write_all(&about(MAP, [0, 0, 0, GRAIN, 0])).expect("sent");
         theirs.send_with_fd(&about(MAP, [0, 0, GRAIN, GRAIN, 0])[..], file.as_raw_fd()).expect("sent");
         theirs.write_all(&about(MAP, [0, 0, 0, GRAIN, 0])).expect("sent");
-        ours.answer(Some(&region)).expect("answered");
-        let done: Vec<_> = (0..3).map(|_| status(&mut theirs) == 0).collect();
+        let done: Vec<_> = (0..3)
+            .map(|_| {
+                ours.answer(Some(&region)).expect("answered");
+                status(&mut theirs) == 0
+            })
+            .collect();
         assert_eq!(done, [false, true, false]);
+    }
+
+    #[test]
+    fn a_daemon_that_sends_without_end_gets_one_answer_at_a_time() {
+        let (ours, mut theirs) = Requests::new().expect("a channel");
+        theirs.write_all(&message(2, VERSION | WANTS_REPLY, 0).repeat(100)).expect("sent");
+        ours.answer(None).expect("answered");
+        status(&mut theirs);
+        theirs.set_nonblocking(true).expect("set");
+        assert!(theirs.read(&mut [0; 1]).is_err(), "one, and others have their turn");
     }
 
     #[test]

@@ -80,8 +80,8 @@ pub enum DaemonError {
         /// What was asked for.
         wanted: u16,
     },
-    /// No shared memory region.
-    #[error("it has no shared memory region to map files into")]
+    /// No shared memory region, or it would not wait for an answer (REPLY_ACK): the guest would look before a file is there.
+    #[error("it has no shared memory region to map files into, or does not wait for answers (REPLY_ACK)")]
     NoRegion,
     /// Guest memory that no other process can map, or a ring that lies in none.
     #[error("the guest's memory cannot be shared with it")]
@@ -224,7 +224,7 @@ impl Daemon {
     }
 
     fn ask_for_region(&mut self) -> Result<u64, DaemonError> {
-        if !self.protocol.contains(Protocol::SHMEM | Protocol::BACKEND_REQ) {
+        if !self.protocol.contains(Protocol::SHMEM | Protocol::BACKEND_REQ | Protocol::REPLY_ACK) {
             return Err(DaemonError::NoRegion);
         }
         let config = self.frontend.get_shmem_config()?;

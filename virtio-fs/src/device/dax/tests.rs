@@ -80,6 +80,20 @@ fn mapping(len: u64, at_start: Deed, at_stop: Deed) -> UnixStream {
     ours
 }
 
+/// One that offers a window and does not wait for answers.
+fn hasty() -> UnixStream {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    std::thread::spawn(move || {
+        while let Some((request, flags, ..)) = receive_with_file(&mut theirs) {
+            match request {
+                GET_SHMEM_CONFIG => tell_len(&mut theirs, LEN),
+                _ => agree(&mut theirs, request, flags, MQ | BACKEND_REQ | SHMEM),
+            }
+        }
+    });
+    ours
+}
+
 fn nothing() -> Deed {
     Box::new(|_| ())
 }
@@ -208,6 +222,39 @@ fn mappings_that_the_guest_must_not_see_are_refused_and_the_device_works_on() {
 }
 
 #[test]
+fn a_channel_that_breaks_the_rules_is_closed_and_nobody_waits_for_an_answer() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let deed = move |channel: &mut UnixStream| {
+        // Longer than any message, and a reader that waits.
+        channel.write_all(&[9u32, 9, 1 << 20].map(u32::to_ne_bytes).concat()).expect("sent");
+        tell.send(channel.read(&mut [0; 20]).expect("an end")).expect("heard");
+    };
+    let device = device(mapping(LEN, Box::new(deed), nothing())).expect("a device");
+    let mut driver = Driver::new(Box::new(device), Over::Pci);
+    driver.start(feature::COMMON);
+    assert_eq!(told.recv(), Ok(0));
+    driver.set_status(0);
+}
+
+#[test]
+fn a_daemon_that_floods_its_channel_holds_up_no_reset() {
+    let deed = |channel: &mut UnixStream| {
+        let mut theirs = channel.try_clone().expect("a clone");
+        std::thread::spawn(move || {
+            let many = [2u32, 1, 0].map(u32::to_ne_bytes).concat().repeat(1000);
+            while theirs.write_all(&many).is_ok() {}
+        });
+    };
+    let mut driver =
+        Driver::new(Box::new(device(mapping(LEN, Box::new(deed), nothing())).expect("a device")), Over::Pci);
+    for _ in 0..3 {
+        driver.start(feature::COMMON);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        driver.set_status(0);
+    }
+}
+
+#[test]
 fn what_is_mapped_outlives_a_daemon_that_dies_until_the_reset() {
     let deed = |channel: &mut UnixStream| {
         assert!(ask(channel, MAP, [0, 0, 0, GRAIN, 1], &file()));
@@ -230,6 +277,8 @@ fn a_window_that_cannot_be_is_told_with_its_length_and_none_with_what_to_do() {
         let refused = device(mapping(len, nothing(), nothing())).expect_err("no window").to_string();
         assert!(refused.contains(&format!("a window of {len} bytes")), "{refused}");
     }
+    let hasty = hasty();
+    assert!(matches!(device(hasty), Err(FsError::NoWindow { .. })), "it does not wait for answers");
     let none = device(mapping(0, nothing(), nothing())).expect_err("no window").to_string();
     assert!(none.contains("start kiwi-virtiofsd with --dax-window=SIZE"), "{none}");
     let dir = tempfile::tempdir().expect("a folder");

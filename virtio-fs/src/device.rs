@@ -8,7 +8,7 @@
 //! 3. A daemon that hangs up, or does not keep to the protocol, is gone. The thread then works the queues itself and
 //!    answers every request, those that the daemon left behind too, with the error that a file system without its
 //!    server gives: ENOTCONN.
-//! 4. A daemon may map files into the guest's view where that is wanted ([`dax`]).
+//! 4. A daemon may map files into the guest's view where that is wanted (`dax`).
 //! 5. `stop` has the thread take the rings back. The next start looks for a daemon at the socket's path anew.
 
 mod alone;

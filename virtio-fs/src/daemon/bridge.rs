@@ -106,6 +106,7 @@ impl Request {
             }
         }
     }
+
     /// Answers EFAULT, if the heads of the request and of its reply lie in guest memory; the bytes of the reply.
     ///
     /// Linux makes such requests for a process that reads or writes with O_DIRECT from or to a file that it has mapped in a

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod pci;
 pub mod rate;
 pub mod shared_memory;
+pub mod size;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod throttle;

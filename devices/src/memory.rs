@@ -69,6 +69,16 @@ impl Reservation {
         self.base
     }
 
+    /// How many, at least 1.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Always false: nothing cannot be set aside.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
     /// All of them.
     pub fn addresses(&self) -> std::ops::Range<u64> {
         let start = self.base.addr() as u64;

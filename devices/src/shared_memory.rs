@@ -6,8 +6,8 @@
 //! 3. [`Region::map`] and [`Region::unmap`] change what is there, while the guest runs.
 //!
 //! It is no RAM of the guest's: no device takes buffers or rings from it, and this process never looks into it. A file
-//! there may become shorter at any time, and who looks past its end gets SIGBUS. The guest's processor gets an error of
-//! KVM's instead, and so the machine ends; it ends, too, when the guest writes where nothing is.
+//! there may become shorter at any time, and who looks past its end gets SIGBUS. The guest's processor does not get on, or
+//! gets an error of KVM's, with which the machine ends (docs/adr/0013); it ends, too, when the guest writes where nothing is.
 
 mod sys;
 
@@ -34,7 +34,6 @@ pub const CALLS: [Call; 3] =
 #[derive(Debug)]
 pub struct Region {
     place: Reservation,
-    len: u64,
     /// Held while it changes.
     changing: Mutex<()>,
 }
@@ -53,14 +52,14 @@ impl Region {
             return Err(invalid("a shared memory region has a power of two of bytes, from 2 MiB to 32 GiB"));
         }
         let size = usize::try_from(len).map_err(io::Error::other)?;
-        let region = Self { place: Reservation::new(size)?, len, changing: Mutex::default() };
-        region.unmap(0, len)?;
+        let region = Self { place: Reservation::new(size)?, changing: Mutex::default() };
+        region.clear()?;
         Ok(region)
     }
 
     /// Bytes.
     pub fn len(&self) -> u64 {
-        self.len
+        self.place.len() as u64
     }
 
     /// Always false.
@@ -105,11 +104,11 @@ impl Region {
     /// # Errors
     /// The host has no memory.
     pub fn clear(&self) -> io::Result<()> {
-        self.unmap(0, self.len)
+        self.unmap(0, self.len())
     }
 
     fn piece(&self, at: u64, len: u64) -> io::Result<(usize, usize)> {
-        let inside = at.checked_add(len).is_some_and(|end| end <= self.len);
+        let inside = at.checked_add(len).is_some_and(|end| end <= self.len());
         let aligned = at.is_multiple_of(GRAIN) && len.is_multiple_of(GRAIN);
         match (usize::try_from(at), usize::try_from(len)) {
             (Ok(at), Ok(len)) if inside && aligned && len > 0 => Ok((at, len)),

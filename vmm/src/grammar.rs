@@ -22,11 +22,12 @@ use crate::config::{
 };
 
 pub use balloon::balloon;
+pub use devices::size::parse as size;
 pub use disk::disk;
 pub use fs::fs;
 pub use net::{net, vsock};
 pub use pairs::Pairs;
-pub use words::{Hint, nearest, size, switch};
+pub use words::{Hint, nearest, switch};
 
 /// Why a flag's value was not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

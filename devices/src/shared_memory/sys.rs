@@ -13,7 +13,7 @@ use std::ptr;
 
 use crate::memory::Reservation;
 
-/// Nothing, which reads as zeros and costs nothing. Not writable: it would be memory that nobody has counted.
+/// Nothing, which reads as zeros and costs nothing. Not writable: it would be memory that nobody asked for.
 const NOTHING: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 fn address(place: &Reservation, part: &Range<usize>) -> *mut libc::c_void {

@@ -104,67 +104,58 @@ impl MsiSource for Messages {
     }
 }
 
-/// A hypervisor that notes the doorbells it is given and signals none, so that every ring goes through the registers.
-#[derive(Clone, Default)]
-pub struct Doorbells(Arc<Mutex<Vec<DoorbellAddress>>>);
+/// What a hypervisor was asked to take, and has not been asked to let go of.
+#[derive(Clone)]
+pub struct Noted<T>(Arc<Mutex<Vec<T>>>);
 
-impl Doorbells {
-    /// Those that are registered.
-    pub fn list(&self) -> Vec<DoorbellAddress> {
-        self.0.lock().expect("a list").clone()
+/// A hypervisor that notes the doorbells it is given and signals none, so that every ring goes through the registers.
+pub type Doorbells = Noted<DoorbellAddress>;
+/// A hypervisor that notes where it is to show regions, and shows none where there is one.
+pub type Regions = Noted<u64>;
+
+impl<T> Default for Noted<T> {
+    fn default() -> Self {
+        Self(Arc::default())
     }
 }
+
+impl<T: Copy + PartialEq> Noted<T> {
+    /// Those that there are.
+    pub fn list(&self) -> Vec<T> {
+        self.0.lock().expect("a list").clone()
+    }
+
+    fn take(&self, what: T) -> io::Result<Box<Held<T>>> {
+        if self.list().contains(&what) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.0.lock().expect("a list").push(what);
+        Ok(Box::new(Held(self.clone(), what)))
+    }
+}
+
+/// One of them.
+struct Held<T: Copy + PartialEq>(Noted<T>, T);
+
+impl<T: Copy + PartialEq> Drop for Held<T> {
+    fn drop(&mut self) {
+        self.0.0.lock().expect("a list").retain(|other| *other != self.1);
+    }
+}
+
+impl Doorbell for Held<DoorbellAddress> {}
 
 impl DoorbellSource for Doorbells {
     fn register(&self, at: DoorbellAddress, _: &EventFd) -> io::Result<Box<dyn Doorbell>> {
-        if self.list().contains(&at) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        self.0.lock().expect("a list").push(at);
-        Ok(Box::new(Noted(self.clone(), at)))
+        Ok(self.take(at)?)
     }
 }
 
-/// One of them.
-struct Noted(Doorbells, DoorbellAddress);
-
-impl Doorbell for Noted {}
-
-impl Drop for Noted {
-    fn drop(&mut self) {
-        self.0.0.lock().expect("a list").retain(|at| *at != self.1);
-    }
-}
-
-/// A hypervisor that notes the regions it is to show, and shows none where there is one.
-#[derive(Clone, Default)]
-pub struct Regions(Arc<Mutex<Vec<u64>>>);
-
-impl Regions {
-    /// Where regions are shown.
-    pub fn list(&self) -> Vec<u64> {
-        self.0.lock().expect("a list").clone()
-    }
-}
+impl Shown for Held<u64> {}
 
 impl RegionSource for Regions {
     fn show(&self, at: u64, _: &Arc<Region>) -> io::Result<Box<dyn Shown>> {
-        if self.list().contains(&at) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        self.0.lock().expect("a list").push(at);
-        Ok(Box::new(Seen(self.clone(), at)))
-    }
-}
-
-/// One of them.
-struct Seen(Regions, u64);
-
-impl Shown for Seen {}
-
-impl Drop for Seen {
-    fn drop(&mut self) {
-        self.0.0.lock().expect("a list").retain(|at| *at != self.1);
+        Ok(self.take(at)?)
     }
 }
 

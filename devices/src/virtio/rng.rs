@@ -200,19 +200,24 @@ mod tests {
         driver.notify(0);
     }
 
+    /// Has a first buffer filled, and resets the device three times while the next one is held back.
+    fn reset_while_held_back(driver: &mut Driver) {
+        driver.start(feature::COMMON);
+        more(driver);
+        driver.rings[0].wait();
+        for _ in 0..3 {
+            more(driver);
+            driver.set_status(0);
+            driver.start(feature::COMMON);
+        }
+    }
+
     #[test]
     fn a_reset_lets_no_driver_off_its_limit() {
         for over in [Over::Mmio, Over::Pci] {
             let mut driver = Driver::new(rng("/dev/urandom", a_second(0, 1)), over);
             let begun = Instant::now();
-            driver.start(feature::COMMON);
-            more(&mut driver);
-            driver.rings[0].wait();
-            for _ in 0..3 {
-                more(&mut driver);
-                driver.set_status(0);
-                driver.start(feature::COMMON);
-            }
+            reset_while_held_back(&mut driver);
             more(&mut driver);
             driver.rings[0].wait();
             assert!(begun.elapsed() >= Duration::from_millis(990), "{:?}", begun.elapsed());
@@ -225,14 +230,7 @@ mod tests {
             // The first passes, and holds the next one back for two minutes.
             let mut driver = Driver::new(rng("/dev/urandom", a_second(1, 0)), over);
             let begun = Instant::now();
-            driver.start(feature::COMMON);
-            more(&mut driver);
-            driver.rings[0].wait();
-            for _ in 0..3 {
-                more(&mut driver);
-                driver.set_status(0);
-                driver.start(feature::COMMON);
-            }
+            reset_while_held_back(&mut driver);
             assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
         }
     }

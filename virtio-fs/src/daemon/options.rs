@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use caps::Capability;
 use devices::shared_memory::{GRAIN, LEN_MAX};
+use devices::size;
 
 /// What the words ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,7 +296,7 @@ impl Found {
                 Ok(())
             }
             "--dax-window" => {
-                let size = size(text).ok_or_else(|| wrong("a size, such as 1G"))?;
+                let size = size::parse(text).ok_or_else(|| wrong("a size, such as 1G"))?;
                 if !size.is_power_of_two() {
                     return refused("a window is a power of two of bytes; write 1G or 2G, for example");
                 }
@@ -371,21 +372,6 @@ impl Found {
 fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     // Not "+3".
     text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// Bytes: a number, alone or with K, M, G or T, as `vmm` has it.
-fn size(text: &str) -> Option<u64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (digits, unit) = text.split_at_checked(digits)?;
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    number::<u64>(digits)?.checked_mul(1 << shift)
 }
 
 fn cache(text: &str) -> Option<Cache> {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use devices::confine::Confinement;
 use devices::shared_memory::{self, Region};
 use devices::virtio::vhost::requests::{self, Requests};
+use devices::virtio::vhost::user::PATIENCE;
 use devices::worker::{Events, HeldUp, Work, Worker};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -31,9 +32,6 @@ pub(super) struct Dax {
     answers: Option<Answers>,
     is_held_up: bool,
 }
-
-/// How long the thread may take to end what it is at.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tells the thread of a daemon.
 #[derive(Debug)]

@@ -376,7 +376,9 @@ fn demanding(requests: &'static [u32]) -> (UnixStream, Receiver<u64>, JoinHandle
             // Not before the last ring is switched on: until then the device is busy talking.
             if (request, rings) == (SET_VRING_ENABLE, 2) {
                 let channel = channel.as_mut().expect("a way to ask");
-                requests.iter().for_each(|request| tell.send(demand(channel, *request)).expect("heard"));
+                requests
+                    .iter()
+                    .for_each(|request| tell.send(demand_nothing(channel, *request)).expect("heard"));
             }
         }
         false
@@ -384,16 +386,30 @@ fn demanding(requests: &'static [u32]) -> (UnixStream, Receiver<u64>, JoinHandle
     (ours, told, thread)
 }
 
-/// Asks for a region that is not there, whatever the request takes for one, and gives the answer.
-fn demand(channel: &mut UnixStream, request: u32) -> u64 {
+/// Asks for something of five numbers, with a file if one comes with it, and gives the answer.
+pub(super) fn demand(
+    channel: &mut UnixStream,
+    request: u32,
+    numbers: [u64; 5],
+    file: Option<&std::fs::File>,
+) -> u64 {
     let mut bytes: Vec<u8> = [request, 1 | 8, 40].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
-    bytes.extend([u64::MAX - 4095; 5].iter().flat_map(|word| word.to_ne_bytes()));
-    // With a descriptor, as one that maps has it.
-    let null = std::fs::File::open("/dev/null").expect("it is there");
-    channel.send_with_fd(&bytes[..], std::os::fd::AsRawFd::as_raw_fd(&null)).expect("sent");
+    bytes.extend(numbers.iter().flat_map(|word| word.to_ne_bytes()));
+    match file {
+        Some(file) => {
+            channel.send_with_fd(&bytes[..], std::os::fd::AsRawFd::as_raw_fd(file)).expect("sent");
+        }
+        None => channel.write_all(&bytes).expect("sent"),
+    }
     let mut reply = [0; 20];
     channel.read_exact(&mut reply).expect("an answer");
     u64::from_ne_bytes(reply[12..].try_into().expect("eight bytes"))
+}
+
+/// Asks for a region that is not there, whatever the request takes for one, with a descriptor as one that maps has it.
+fn demand_nothing(channel: &mut UnixStream, request: u32) -> u64 {
+    let null = std::fs::File::open("/dev/null").expect("it is there");
+    demand(channel, request, [u64::MAX - 4095; 5], Some(&null))
 }
 
 #[test]

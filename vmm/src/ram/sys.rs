@@ -16,7 +16,6 @@ use vm_memory::{FileOffset, MmapRegion};
 #[derive(Debug)]
 pub(crate) struct Mapping {
     place: Reservation,
-    size: usize,
     prot: i32,
     flags: i32,
     file: Option<Arc<File>>,
@@ -47,7 +46,7 @@ pub(super) fn map(size: usize, shared: bool, hugetlb: bool) -> io::Result<Mappin
     }
     // SAFETY: likewise. Guest memory has no place in a core dump of the VMM.
     unsafe { libc::madvise(got, size, libc::MADV_DONTDUMP) };
-    Ok(Mapping { place, size, prot, flags: flags & !libc::MAP_FIXED, file })
+    Ok(Mapping { place, prot, flags: flags & !libc::MAP_FIXED, file })
 }
 
 impl Mapping {
@@ -59,7 +58,7 @@ impl Mapping {
     /// A view of `len` bytes from `offset` on; `None` past the end.
     pub(super) fn part(&self, offset: u64, len: u64) -> Option<MmapRegion> {
         let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
-        if offset.checked_add(len)? > self.size {
+        if offset.checked_add(len)? > self.place.len() {
             return None;
         }
         let mut builder = vm_memory::mmap::MmapRegionBuilder::new(len)

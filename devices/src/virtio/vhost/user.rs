@@ -40,7 +40,7 @@ pub const CALLS: [Call; 3] =
 
 /// How long a daemon may take for everything that a start or a stop asks of it. A busy host is slow, a daemon that
 /// answers not within this time is not going to.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What we can do with.
 const WANTED: Protocol =

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -14,7 +13,6 @@ use devices::testing::conformance::conforms;
 use devices::testing::{Driver, Over, REGION, until};
 use devices::virtio::VirtioDevice;
 use devices::virtio::spec::feature;
-use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::super::tests::{
     self, BACKEND_REQ, GET_VRING_BASE, GETATTR, MQ, REPLY_ACK, SET_BACKEND_REQ_FD, SET_VRING_ENABLE, agree,
@@ -34,16 +32,7 @@ fn device(stream: UnixStream) -> Result<Fs, FsError> {
 
 /// Sends what a daemon asks for; whether it was done.
 fn ask(channel: &mut UnixStream, request: u32, numbers: [u64; 5], file: &File) -> bool {
-    let mut bytes: Vec<u8> = [request, 1 | 8, 40].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
-    bytes.extend(numbers.iter().flat_map(|word| word.to_ne_bytes()));
-    if request == MAP {
-        channel.send_with_fd(&bytes[..], file.as_raw_fd()).expect("sent");
-    } else {
-        channel.write_all(&bytes).expect("sent");
-    }
-    let mut reply = [0; 20];
-    channel.read_exact(&mut reply).expect("an answer");
-    reply[12..] == [0; 8]
+    tests::demand(channel, request, numbers, (request == MAP).then_some(file)) == 0
 }
 
 /// What a daemon does with its channel.
